@@ -1,0 +1,1 @@
+"""Vision foundation models on your own images: EVA and RevColV2."""

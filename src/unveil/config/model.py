@@ -1,0 +1,101 @@
+"""What a network looks like (paper Table 3a and the sizes below it)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unveil.config.errors import UnveilError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """EVA's plain ViT. The defaults are EVA's own; the settings after them let timm's, OpenAI's and open_clip's ViTs fit.
+
+    Raises:
+        UnveilError: sizes that do not divide.
+    """
+
+    image_size: int = 224
+    """Side of the square input that the position table is made for, pixels."""
+    patch_size: int = 14
+    width: int = 1408
+    depth: int = 40
+    heads: int = 16
+    mlp_width: int = 6144
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block; the others rise to it linearly from 0."""
+    init_std: float = 0.02
+    position_init: Literal["normal", "sine_cosine"] = "normal"
+    """What the learned positions start from. Sines and cosines of row and column (MAE's table) spare a small network on
+    little data the time to find out which patches are neighbours: docs/lab_book.md."""
+    qkv_bias: Literal["query_and_value", "all", "none"] = "query_and_value"
+    layer_scale: float | None = None
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    norm_epsilon: float = 1e-6
+    patch_bias: bool = True
+    norm_before_blocks: bool = False
+    """A LayerNorm between the positions and the first block, as CLIP's towers have it."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input and recompute the rest in backward."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise UnveilError(
+                f"model.image_size {self.image_size} is not a multiple of model.patch_size {self.patch_size}; "
+                f"try {self.image_size // self.patch_size * self.patch_size or self.patch_size}"
+            )
+        if self.width % self.heads:
+            raise UnveilError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise UnveilError(f"model.drop_path {self.drop_path} is not in [0, 1)")
+        if min(self.image_size, self.patch_size, self.width, self.depth, self.heads, self.mlp_width) < 1:
+            raise UnveilError("every size of the model must be at least 1")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches at `image_size`."""
+        side = self.image_size // self.patch_size
+        return side, side
+
+
+def vit_tiny(*, image_size: int = 224, patch_size: int = 14, drop_path: float = 0.0) -> ViTConfig:
+    return ViTConfig(
+        image_size=image_size, patch_size=patch_size, width=192, depth=12, heads=3, mlp_width=768, drop_path=drop_path
+    )
+
+
+def vit_small(*, image_size: int = 224, patch_size: int = 14, drop_path: float = 0.0) -> ViTConfig:
+    return ViTConfig(
+        image_size=image_size, patch_size=patch_size, width=384, depth=12, heads=6, mlp_width=1536, drop_path=drop_path
+    )
+
+
+def vit_base(*, image_size: int = 224, patch_size: int = 14, drop_path: float = 0.0) -> ViTConfig:
+    return ViTConfig(
+        image_size=image_size, patch_size=patch_size, width=768, depth=12, heads=12, mlp_width=3072, drop_path=drop_path
+    )
+
+
+def vit_large(*, image_size: int = 224, patch_size: int = 14, drop_path: float = 0.0) -> ViTConfig:
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=1024,
+        depth=24,
+        heads=16,
+        mlp_width=4096,
+        drop_path=drop_path,
+    )
+
+
+def vit_giant(*, image_size: int = 224, patch_size: int = 14, drop_path: float = 0.0) -> ViTConfig:
+    """EVA's own (Table 3a): 1.0 B parameters. Released code: init_std 0.015."""
+    return ViTConfig(
+        image_size=image_size,
+        patch_size=patch_size,
+        width=1408,
+        depth=40,
+        heads=16,
+        mlp_width=6144,
+        drop_path=drop_path,
+        init_std=0.015,
+    )

@@ -1,0 +1,28 @@
+"""The quickstart's story: pre-train, then compare."""
+
+from dataclasses import dataclass
+
+from unveil.config.data import FashionScenes
+from unveil.config.run import ClassificationConfig, PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewLabels:
+    """Fine-tuning with few labels: how many, how often, and each side's own best settings."""
+
+    labels: int
+    seeds: int
+    pretrained: ClassificationConfig
+    scratch: ClassificationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig:
+    """Pre-train on unlabelled images; probe the features; fine-tune with few labels, against the same from scratch."""
+
+    pretrain: PretrainConfig
+    test: FashionScenes
+    probe_labels: tuple[int, ...]
+    """Beside these, all labels."""
+    probe_seeds: int
+    finetune: tuple[FewLabels, ...]

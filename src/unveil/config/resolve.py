@@ -1,0 +1,112 @@
+"""The values that a recipe leaves open, settled once: length, batch arithmetic, precision, workers."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from unveil.config.errors import UnveilError
+from unveil.config.run import ClassificationConfig, PretrainConfig
+
+Run = TypeVar("Run", PretrainConfig, ClassificationConfig)
+
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "data.workers",
+        "data.max_unreadable_share",
+        "data.source.paths",
+        "data.validation.paths",
+        "optimization.micro_batch_size",
+        "engine.log_every",
+        "engine.checkpoint_every",
+        "engine.keep_last",
+        "engine.evaluate_every",
+        "engine.trackers",
+    }
+)
+"""What a resumed run may be given anew. Paths may move: what they hold is compared by its digest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a run finds: read once from the hardware by the caller, so that this room needs no torch."""
+
+    device: Literal["cpu", "cuda"]
+    world_size: int
+    cores: int
+    """Processor cores for this process."""
+    memory_gib: float
+    """Of one device; of the machine where the device is the processor."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Fastest one that is safe on the device."""
+
+
+def resolve(config: Run, *, images: int, machine: Machine) -> Run:
+    """`config` with every open value concrete.
+
+    Raises:
+        UnveilError: a length or batch that cannot be.
+    """
+    optimization = config.optimization
+    batch = optimization.global_batch_size
+    steps = optimization.steps
+    if steps is None:
+        if optimization.epochs is None:
+            raise UnveilError("neither steps nor epochs is given; add --steps N or --epochs N")
+        steps = max(1, int(optimization.epochs * images) // batch)
+    warmup = optimization.warmup_steps
+    if warmup is None:
+        warmup = int((optimization.warmup_epochs or 0.0) * images) // batch
+    warmup = min(warmup, max(steps - 1, 0))
+    micro = optimization.micro_batch_size or _micro_batch_size(config, batch, machine)
+    if batch % machine.world_size:
+        raise UnveilError(
+            f"the global batch of {batch} does not divide among {machine.world_size} processes; "
+            f"try --global-batch-size {_nearest_multiple(batch, machine.world_size)}"
+        )
+    if (batch // machine.world_size) % micro:
+        raise UnveilError(
+            f"{batch // machine.world_size} images per process and step do not divide into micro-batches of {micro}; "
+            f"try --global-batch-size {_nearest_multiple(batch, machine.world_size * micro)} or another "
+            "optimization.micro_batch_size"
+        )
+    workers = config.data.workers
+    if workers is None:
+        workers = max(1, min(16, machine.cores - 1)) if machine.device == "cuda" else min(2, machine.cores - 1)
+    precision = machine.precision if config.engine.precision == "auto" else config.engine.precision
+    return dataclasses.replace(
+        config,
+        optimization=dataclasses.replace(
+            optimization, steps=steps, epochs=None, warmup_steps=warmup, warmup_epochs=None, micro_batch_size=micro
+        ),
+        data=dataclasses.replace(config.data, workers=workers),
+        engine=dataclasses.replace(config.engine, precision=precision),
+    )
+
+
+def batch_arithmetic(config: Run, machine: Machine) -> str:
+    """The line "global 4096 = 8 GPUs x 64 x 8 accumulation" of a resolved configuration."""
+    batch, micro = config.optimization.global_batch_size, config.optimization.micro_batch_size
+    assert micro is not None
+    device = "GPU" if machine.device == "cuda" else "CPU process"
+    plural = {"GPU": "GPUs", "CPU process": "CPU processes"}[device] if machine.world_size > 1 else device
+    return f"global {batch} = {machine.world_size} {plural} x {micro} x {batch // machine.world_size // micro} accumulation"
+
+
+def _micro_batch_size(config: Run, batch: int, machine: Machine) -> int:
+    """The largest divisor of a process's share whose activations are expected to fit in half of the memory.
+
+    A ViT block keeps about 34 x width bytes a token in half precision (its inputs, normed inputs, q, k, v, attention
+    output, two MLP maps of four widths): Korthikanti et al. 2022, Eq. 2 without the attention matrix, which the fused
+    attention does not keep. With activation checkpointing one input of 2 x width bytes is kept.
+    """
+    share = max(1, batch // machine.world_size)
+    model = config.model
+    tokens = model.grid[0] * model.grid[1] + 1
+    bytes_a_block = (2 if model.activation_checkpointing else 34) * model.width * tokens
+    fits = int(machine.memory_gib * 2**30 / 2 / (bytes_a_block * model.depth)) or 1
+    limit = min(fits, 64 if machine.device == "cpu" else 1024)
+    return max(size for size in range(1, share + 1) if share % size == 0 and size <= max(1, limit))
+
+
+def _nearest_multiple(value: int, of: int) -> int:
+    return max(of, round(value / of) * of)

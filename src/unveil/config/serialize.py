@@ -1,0 +1,66 @@
+"""Configurations to JSON and back."""
+
+import dataclasses
+import types
+import typing
+from typing import Any, TypeVar
+
+from unveil.config.errors import UnveilError
+
+Config = TypeVar("Config")
+
+
+def to_json(config: Any) -> Any:
+    """A configuration as plain JSON values. A dataclass says its class under "kind", so that unions can be read back."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {"kind": type(config).__name__, **fields}
+    if isinstance(config, tuple):
+        return [to_json(item) for item in config]
+    return config
+
+
+def from_json(kind: type[Config], value: Any) -> Config:
+    """The configuration of class `kind` that `to_json` wrote.
+
+    Raises:
+        UnveilError: a name or a value that does not belong there.
+    """
+    return _read(kind, value, where="")
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """{"optimization.steps": 100, ...} of `to_json`'s answer; "kind" included, since two classes are two configurations."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for name, item in value.items():
+        leaves |= flatten(item, f"{prefix}.{name}" if prefix else name)
+    return leaves
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(option for part in typing.get_args(hint) for option in options(part))
+    return (hint,)
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    for option in options(hint):
+        if dataclasses.is_dataclass(option) and isinstance(value, dict) and value.get("kind") == option.__name__:
+            hints = typing.get_type_hints(option)
+            unknown = set(value) - set(hints) - {"kind"}
+            if unknown:
+                raise UnveilError(f"configuration {where or option.__name__} has unknown names: {sorted(unknown)}")
+            given = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items() if name in hints}
+            return typing.cast(Any, option)(**given)
+        if typing.get_origin(option) is tuple and isinstance(value, list):
+            return tuple(_read(typing.get_args(option)[0], item, where) for item in value)
+        if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
+            return value
+        if option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    raise UnveilError(f"configuration {where} holds {value!r}, which does not fit {hint}")

@@ -1,0 +1,74 @@
+"""How a network is optimised, and how the loop runs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unveil.config.errors import UnveilError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamWConfig:
+    """Adam with decoupled weight decay; biases, norms, positions and the cls token are not decayed."""
+
+    learning_rate: float = 1e-3
+    """Peak, absolute: not scaled by the batch size."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-6
+    weight_decay: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """Length, batch and schedule. Give `steps` or `epochs`, not both.
+
+    Raises:
+        UnveilError: contradictory or impossible values.
+    """
+
+    optimizer: AdamWConfig = AdamWConfig()
+    global_batch_size: int = 4096
+    micro_batch_size: int | None = None
+    """Images in one forward pass on one device; accumulation is derived. Left out: as many as the device is expected to hold."""
+    steps: int | None = None
+    epochs: float | None = None
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
+    min_learning_rate: float = 1e-5
+    clip_gradient_norm: float | None = 3.0
+    layer_decay: float | None = None
+    """Learning rate falls by this factor from each layer group to the one below."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise UnveilError("both steps and epochs are given; give one of them")
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise UnveilError("both warmup_steps and warmup_epochs are given; give one of them")
+        for name in ("global_batch_size", "micro_batch_size", "steps", "epochs"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UnveilError(f"optimization.{name} is {value}; it must be more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What should not change the result, but for `seed` and `precision`."""
+
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the arithmetic; parameters and optimizer state are fp32 always."""
+    parallel: Literal["ddp"] = "ddp"
+    compile: bool = False
+    deterministic: bool = False
+    """On CUDA: only deterministic kernels, so that resuming is exact to the bit."""
+    log_every: int = 10
+    checkpoint_every: int = 1000
+    keep_last: int = 2
+    evaluate_every: int | None = None
+    """Steps between evaluations; left out: at the end only."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Beside metrics.jsonl, which is always written."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "checkpoint_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise UnveilError(f"engine.{name} is {getattr(self, name)}; it must be at least 1")

@@ -1,0 +1,112 @@
+"""The quickstart's settings: minutes on two CPU cores. How they were found: docs/lab_book.md."""
+
+import dataclasses
+
+from unveil.config import (
+    AdamWConfig,
+    BlockMasking,
+    CenterCrop,
+    ClassificationConfig,
+    DataConfig,
+    EmbeddedTarget,
+    EngineConfig,
+    FashionScenes,
+    OptimizationConfig,
+    PretrainConfig,
+    RandomResizedCrop,
+    ViTConfig,
+)
+from unveil.config.quickstart import FewLabels, QuickstartConfig
+
+MODEL = ViTConfig(
+    image_size=28,
+    patch_size=4,
+    width=192,
+    depth=6,
+    heads=3,
+    mlp_width=768,
+    init_std=0.05,
+    position_init="sine_cosine",
+)
+"""Both sides' network. The giant's initial deviation of 0.015 is too small for a network this narrow and this short a run."""
+
+
+def quickstart_pretraining() -> PretrainConfig:
+    """A small ViT on 6,000 unlabelled fashion scenes, the embedded teacher's features computed once for each scene.
+
+    Hardware: 2 CPU cores, some minutes. Expected: docs/lab_book.md, quickstart.
+    """
+    return PretrainConfig(
+        recipe="quickstart",
+        model=MODEL,
+        masking=BlockMasking(ratio=0.4),
+        target=EmbeddedTarget(),
+        cache_targets=True,
+        data=DataConfig(
+            source=FashionScenes(split="train", count=6000),
+            crop=CenterCrop(),
+            flip=True,
+            workers=0,
+        ),
+        optimization=OptimizationConfig(
+            optimizer=AdamWConfig(learning_rate=1.5e-3),
+            global_batch_size=64,
+            epochs=12,
+            warmup_epochs=0.6,
+        ),
+        engine=EngineConfig(log_every=10, checkpoint_every=500, keep_last=1, trackers=()),
+    )
+
+
+def _finetuning(
+    name: str, *, steps: int, learning_rate: float, layer_decay: float | None, drop_path: float, batch: int, crop: float
+) -> ClassificationConfig:
+    return ClassificationConfig(
+        recipe=name,
+        model=dataclasses.replace(MODEL, drop_path=drop_path),
+        classes=(),
+        data=DataConfig(crop=RandomResizedCrop(scale=(crop, 1.0)), flip=True, workers=0),
+        optimization=OptimizationConfig(
+            optimizer=AdamWConfig(learning_rate=learning_rate, betas=(0.9, 0.999), epsilon=1e-8, weight_decay=0.05),
+            global_batch_size=batch,
+            steps=steps,
+            warmup_steps=steps // 10,
+            min_learning_rate=1e-6,
+            clip_gradient_norm=1.0,
+            layer_decay=layer_decay,
+        ),
+        engine=EngineConfig(log_every=10, trackers=()),
+        label_smoothing=0.1,
+    )
+
+
+def quickstart() -> QuickstartConfig:
+    """Everything that `unveil quickstart` runs."""
+    return QuickstartConfig(
+        pretrain=quickstart_pretraining(),
+        test=FashionScenes(split="test", count=2000),
+        probe_labels=(100, 1000),
+        probe_seeds=3,
+        finetune=(
+            FewLabels(
+                labels=100,
+                seeds=3,
+                pretrained=_finetuning(
+                    "pretrained", steps=150, learning_rate=5e-4, layer_decay=0.75, drop_path=0.0, batch=32, crop=0.5
+                ),
+                scratch=_finetuning(
+                    "scratch", steps=150, learning_rate=1e-3, layer_decay=None, drop_path=0.0, batch=32, crop=0.5
+                ),
+            ),
+            FewLabels(
+                labels=1000,
+                seeds=1,
+                pretrained=_finetuning(
+                    "pretrained", steps=400, learning_rate=5e-4, layer_decay=0.75, drop_path=0.0, batch=64, crop=0.5
+                ),
+                scratch=_finetuning(
+                    "scratch", steps=400, learning_rate=1e-3, layer_decay=None, drop_path=0.0, batch=64, crop=0.5
+                ),
+            ),
+        ),
+    )
