@@ -1,0 +1,246 @@
+"""THE loop: every run of every task is trained by `train`, which reads top to bottom."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch.optim import Optimizer
+
+from unveil.config import EngineConfig, OptimizationConfig, UnveilError
+from unveil.engine.interrupt import listening
+from unveil.engine.optimizer import build_optimizer, load_state_by_name, set_learning_rate, state_by_name
+from unveil.engine.parallel import Parallel, compile_task, use_deterministic_kernels
+from unveil.engine.precision import Precision
+from unveil.engine.run_folder import RunFolder
+from unveil.engine.schedule import learning_rate
+from unveil.engine.step import backpropagate, finish_gradients, samples_to_blame
+from unveil.engine.task import Batch, Task
+from unveil.engine.tracking import Sink
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    """Completed steps."""
+    metrics: dict[str, float]
+    """The last that were logged."""
+    stopped: bool
+    """A signal ended it before its last step; the same command goes on from here."""
+
+
+@dataclass
+class Progress:
+    """What a checkpoint remembers beside weights and optimizer. Randomness needs no memory: it is keyed on samples."""
+
+    step: int = 0
+    skipped_steps: int = 0
+    """Steps without an update because a gradient overflowed in fp16."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    task: Task,
+    steps: Callable[[int, int], Iterator[list[Batch]]],
+    *,
+    optimization: OptimizationConfig,
+    settings: EngineConfig,
+    parallel: Parallel,
+    run: RunFolder | None = None,
+    sinks: Sequence[Sink] = (),
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> Outcome:
+    """Train the task from the run's last checkpoint, or from where it stands, to `optimization.steps`.
+
+    The gradient of a step is that of the loss summed over the global batch and divided by its count there, however the
+    batch is split into micro-batches and processes.
+
+    Args:
+        steps: `steps(first, last)` yields, for each step from `first` (0 for the very first) up to but not including
+            `last`, this process's micro-batches.
+        optimization: with `steps` and `warmup_steps` concrete.
+        run: where checkpoints go; None: none are written.
+        sinks: started and closed here; used on the main process only.
+        evaluate: called on all processes every `settings.evaluate_every` steps and after the last.
+
+    Raises:
+        UnveilError: the loss is not finite, the loss scale of fp16 has collapsed, or the disk is full.
+    """
+    if optimization.steps is None or optimization.warmup_steps is None:
+        raise ValueError("optimization.steps and optimization.warmup_steps must be resolved to numbers")
+    total, batch_size = optimization.steps, optimization.global_batch_size
+    if settings.deterministic and parallel.device.type == "cuda":
+        use_deterministic_kernels()
+    precision = Precision.of(settings.precision, parallel.device)
+    scaler = precision.gradient_scaler()
+    task.to(parallel.device)
+    task.train()
+    optimizer = build_optimizer(task, optimization.optimizer, optimization.layer_decay)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    progress = resume(task, optimizer, scaler, run, parallel)
+    if progress.step >= total:
+        return Outcome(progress.step, progress.metrics, stopped=False)
+    if settings.compile:
+        compile_task(task, parallel.device)
+    module = parallel.wrap(task, settings.parallel)
+    stopped, seconds, steps_timed = False, 0.0, 0
+
+    with (
+        listening(parallel.is_main) as interrupt,
+        started(sinks if parallel.is_main else (), progress.step, total) as write,
+    ):
+        batches = steps(progress.step, total)
+        while progress.step < total and not stopped:
+            began = time.perf_counter()
+            rate = learning_rate(
+                progress.step,
+                peak=optimization.optimizer.learning_rate,
+                minimum=optimization.min_learning_rate,
+                warmup_steps=optimization.warmup_steps,
+                total_steps=total,
+            )
+            set_learning_rate(optimizer, rate)
+            micro_batches = next(batches, None)
+            if micro_batches is None:
+                raise ValueError(f"the data ended after {progress.step} of {total} steps")
+
+            # Forward and backward of this process's share; then everybody learns the sums and counts of all.
+            losses = backpropagate(
+                module, micro_batches, divisor=batch_size, precision=precision, scaler=scaler, parallel=parallel
+            )
+            shared = torch.cat([losses.totals.flatten(), losses.totals.new_tensor([interrupt.requested])])
+            parallel.sum_(shared)
+
+            # One division turns the average over processes of sum / batch_size into the mean over the global count.
+            scaler.unscale_(optimizer)
+            counted = shared[2 * losses.names.index("loss") + 1]
+            factor = parallel.world_size * batch_size / torch.where(counted > 0, counted, 1)
+            norm = finish_gradients(parameters, factor.float(), optimization.clip_gradient_norm)
+
+            # The only wait for the device in a step.
+            *sums, interruptions, grad_norm = torch.cat([shared, norm.double()[None]]).tolist()
+            means = {
+                name: sums[2 * place] / sums[2 * place + 1] if sums[2 * place + 1] else math.nan
+                for place, name in enumerate(losses.names)
+            }
+            anything_counted = sums[2 * losses.names.index("loss") + 1] > 0
+
+            # Stop before the weights are touched.
+            bad_loss = anything_counted and not math.isfinite(means["loss"])
+            if bad_loss or not (math.isfinite(grad_norm) or precision.format == "fp16"):
+                names = samples_to_blame(losses, micro_batches, parallel)
+                raise UnveilError(describe_fault("loss" if bad_loss else "gradient", progress.step + 1, names, run))
+
+            # Where nothing was counted, weight decay and momentum must not move the weights either.
+            scale = scaler.get_scale()
+            if anything_counted:
+                scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            if scaler.get_scale() < scale:
+                progress.skipped_steps += 1
+                if scaler.get_scale() < 1:
+                    raise UnveilError(
+                        f"gradients overflow in fp16 at every loss scale (step {progress.step + 1}); "
+                        "use engine.precision bf16 or fp32, or a lower learning rate"
+                    )
+            progress.step += 1
+            at_end = progress.step == total
+            stopped = interruptions > 0 and not at_end
+            seconds, steps_timed = seconds + time.perf_counter() - began, steps_timed + 1
+
+            # Once in a while: evaluate, log, save.
+            validation: dict[str, float] = {}
+            if evaluate is not None and (at_end or is_due(progress.step, settings.evaluate_every)):
+                validation = {f"validation_{name}": value for name, value in evaluate().items()}
+            if at_end or validation or is_due(progress.step, settings.log_every):
+                speed = {"images_per_second": steps_timed * batch_size / seconds}
+                scaling = (
+                    {"loss_scale": scale, "skipped_steps": float(progress.skipped_steps)} if scaler.is_enabled() else {}
+                )
+                others = {name: mean for name, mean in means.items() if name != "loss"}
+                first = {"loss": means["loss"], "lr": rate, "grad_norm": grad_norm}
+                progress.metrics = first | speed | scaling | others | validation
+                write(progress.step, progress.metrics)
+                seconds, steps_timed = 0.0, 0
+            if run is not None and (at_end or stopped or is_due(progress.step, settings.checkpoint_every)):
+                save(run, task, optimizer, scaler, progress, parallel)
+    if stopped:
+        log.info("stopped by a signal after step %d of %d", progress.step, total)
+    return Outcome(progress.step, progress.metrics, stopped)
+
+
+def is_due(step: int, every: int | None) -> bool:
+    """Whether something done every so many steps is to be done after this one."""
+    return every is not None and step % every == 0
+
+
+def resume(
+    task: Task, optimizer: Optimizer, scaler: torch.amp.GradScaler, run: RunFolder | None, parallel: Parallel
+) -> Progress:
+    """Put the run's newest whole checkpoint into task, optimizer and scaler, on every process the same."""
+    step = None if run is None else parallel.on_main(run.checkpoints.latest_whole)
+    if run is None or step is None:
+        return Progress()
+    checkpoint = run.checkpoints.load(step)
+    try:
+        task.load_state_dict(checkpoint.weights)
+        load_state_by_name(optimizer, checkpoint.training["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise UnveilError(
+            f"{run.checkpoints.folder(step)} is of another network than this run builds: {error}"
+        ) from error
+    if scaler.is_enabled():
+        scaler.load_state_dict(checkpoint.training["scaler"])
+    log.info("going on after step %d", step)
+    return Progress(**checkpoint.training["progress"])
+
+
+def save(
+    run: RunFolder,
+    task: Task,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+    parallel: Parallel,
+) -> None:
+    """Write what `resume` reads, on the main process; all of them learn if it failed."""
+
+    def write() -> None:
+        training = {"optimizer": state_by_name(optimizer), "scaler": scaler.state_dict(), "progress": asdict(progress)}
+        run.checkpoints.save(progress.step, task.state_dict(), training)
+
+    parallel.on_main(write)
+
+
+def describe_fault(what: str, step: int, names: Sequence[str], run: RunFolder | None) -> str:
+    """The sentence about a loss or gradient that is not finite."""
+    shown = ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    last = run.checkpoints.steps() if run is not None else []
+    kept = f"The checkpoint of step {last[-1]} is kept. " if last else ""
+    return (
+        f"the {what} of step {step} is not finite; it was computed from {shown}. {kept}"
+        "Look at these samples; if they are sound, use a lower learning rate or engine.precision fp32"
+    )
+
+
+@contextmanager
+def started(sinks: Sequence[Sink], step: int, total: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """Start all sinks, give the function that writes to all of them, close all of them."""
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.callback(sink.close)
+            sink.start(step, total)
+
+        def write(at: int, metrics: dict[str, float]) -> None:
+            for sink in sinks:
+                sink.write(at, metrics)
+
+        yield write

@@ -1,0 +1,83 @@
+"""AdamW with its parameter groups, and its state by parameter name."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from unveil.config import AdamWConfig
+from unveil.engine.task import Task
+
+
+def build_optimizer(task: Task, config: AdamWConfig, layer_decay: float | None = None) -> AdamW:
+    """AdamW over all trainable parameters of the task, as one fused kernel where the device has it.
+
+    Not decayed (released code): vectors and scalars, biases, and the names in `task.no_weight_decay()`. Each group
+    carries "lr_scale", by which the scheduled learning rate is multiplied: `layer_decay` to the power of the number of
+    layer groups above its own; and "param_names".
+    """
+    layers = task.layer_groups()
+    spared = task.no_weight_decay()
+    _check_names(task, [name for layer in layers for name, _ in layer], spared)
+    groups: dict[tuple[float, float], list[tuple[str, Tensor]]] = {}
+    for number, layer in enumerate(layers):
+        lr_scale = 1.0 if layer_decay is None else layer_decay ** (len(layers) - 1 - number)
+        for name, parameter in layer:
+            decayed = parameter.ndim > 1 and not name.endswith(".bias") and name not in spared
+            weight_decay = config.weight_decay if decayed else 0.0
+            groups.setdefault((lr_scale, weight_decay), []).append((name, parameter))
+    return AdamW(
+        [
+            {"params": named, "weight_decay": weight_decay, "lr_scale": lr_scale}
+            for (lr_scale, weight_decay), named in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        fused=all(parameter.device.type in ("cpu", "cuda") for named in groups.values() for _, parameter in named),
+    )
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """The scheduled rate, to each group by its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """The moments of each parameter under its name, so that they survive another order or grouping of parameters."""
+    return {
+        name: dict(optimizer.state[parameter])
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        if parameter in optimizer.state
+    }
+
+
+def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -> None:
+    """Put back what `state_by_name` gave, on the device of each parameter.
+
+    Raises:
+        ValueError: it belongs to other parameters.
+    """
+    described = optimizer.state_dict()
+    numbers = {
+        name: number
+        for group in described["param_groups"]
+        for name, number in zip(group["param_names"], group["params"], strict=True)
+    }
+    foreign = set(state) - set(numbers)
+    if foreign:
+        raise ValueError(f"the optimizer state is of other parameters: {sorted(foreign)[:5]}")
+    optimizer.load_state_dict(described | {"state": {numbers[name]: values for name, values in state.items()}})
+
+
+def _check_names(task: Task, listed: list[str], spared: set[str]) -> None:
+    # A parameter that a task forgets would silently never learn, a misspelt name silently be decayed.
+    names = {name: parameter.requires_grad for name, parameter in task.named_parameters()}
+    trainable = {name for name, learns in names.items() if learns}
+    wrong = (set(listed) ^ trainable) | {name for name in listed if listed.count(name) > 1}
+    if wrong:
+        raise ValueError(f"layer_groups() must hold every trainable parameter exactly once; not so: {sorted(wrong)}")
+    if not spared <= set(names):
+        raise ValueError(f"no_weight_decay() names what is no parameter: {sorted(spared - set(names))}")

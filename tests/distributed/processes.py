@@ -1,0 +1,62 @@
+"""Fresh processes for tests: quick to start, since torch is imported once, in the server that they are forked from."""
+
+import multiprocessing
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from unveil.config import UnveilError
+
+CONTEXT = multiprocessing.get_context("forkserver")
+# The optimizer imports torch._dynamo at its first step.
+CONTEXT.set_forkserver_preload(["unveil.engine", "torch._dynamo"])
+SECONDS = 120
+
+
+def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:
+    """A process that runs the function, which must stand at the top of a module."""
+    process = CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Run the function in `count` processes with torchrun's environment; their answers or UnveilErrors, by rank.
+
+    Anything else that a process raises fails the test with its traceback.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    answers = CONTEXT.SimpleQueue()
+    processes = [start(_run, rank, count, port, answers, function, arguments) for rank in range(count)]
+    for process in processes:
+        process.join(SECONDS)
+    hanging = [process for process in processes if process.is_alive()]
+    for process in hanging:
+        process.kill()
+    assert not hanging, "processes wait for one another"
+    found = {}
+    while not answers.empty():
+        rank, answer, failure = pickle.loads(answers.get())
+        assert failure is None, f"process {rank}: {failure}"
+        found[rank] = answer
+    return [found[rank] for rank in range(count)]
+
+
+def _run(rank: int, count: int, port: int, answers: Any, function: Callable[..., Any], arguments: Any) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    try:
+        answer, failure = function(*arguments), None
+    except UnveilError as error:
+        answer, failure = error, None
+    except Exception:
+        answer, failure = None, traceback.format_exc()
+    # A queue would send tensors as handles of memory that is gone with this process.
+    answers.put(pickle.dumps((rank, answer, failure)))

@@ -1,0 +1,152 @@
+"""Killed at any moment and started again: the same metrics to the last bit."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed.processes import start
+from tests.engine.toy import CPU, Regression, Steps, batch_of, optimization, settings
+from unveil.engine import Batch, JsonlSink, Outcome, Precision, RunFolder, evaluate, train
+
+STEPS = 60
+
+
+class PowerCutError(Exception):
+    pass
+
+
+def run_in(path: Path, seconds_per_step: float = 0.0, precision: str = "bf16", fails_at: int | None = None) -> Outcome:
+    """What a command does, with slow steps, so that there is time to kill it."""
+    task = Regression()
+
+    def slowly(first: int, last: int) -> Iterator[list[Batch]]:
+        for step, batches in enumerate(Steps(micro_batch_size=4)(first, last), first):
+            time.sleep(seconds_per_step)
+            if step == fails_at:
+                raise PowerCutError
+            yield batches
+
+    def validate() -> dict[str, float]:
+        return evaluate(task, [batch_of(range(1000, 1008))], CPU, Precision.of("fp32", CPU.device))
+
+    with RunFolder.open(path, config={}, data={"order": "counting", "parts": {}}, parallel=CPU) as run:
+        return train(
+            task,
+            slowly,
+            optimization=optimization(STEPS),
+            settings=settings(precision=precision, checkpoint_every=7, evaluate_every=5, log_every=2),
+            parallel=CPU,
+            run=run,
+            sinks=[JsonlSink(path / "metrics.jsonl")],
+            evaluate=validate,
+        )
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["images_per_second"]
+    return rows
+
+
+def lines_of(path: Path) -> int:
+    metrics = path / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def wait_for_lines(path: Path, count: int, process: Any) -> None:
+    deadline = time.monotonic() + 60
+    while lines_of(path) < count and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_killed_three_times_gives_the_metrics_of_the_unbroken_run(tmp_path: Path) -> None:
+    run_in(tmp_path / "unbroken")
+    broken = tmp_path / "broken"
+    moments = random.Random(0)
+    kills = 0
+    for lines in (3, 12, 24):
+        process = start(run_in, broken, 0.01)
+        wait_for_lines(broken, lines, process)
+        time.sleep(moments.random() * 0.05)
+        kills += process.is_alive()
+        process.kill()
+        process.join()
+    assert kills == 3
+    outcome = run_in(broken)
+    assert outcome.step == STEPS
+    assert not outcome.stopped
+    assert rows_of(broken) == rows_of(tmp_path / "unbroken")
+    weights = [RunFolder(tmp_path / name).checkpoints.load_latest() for name in ("broken", "unbroken")]
+    for name, value in weights[0].weights.items():
+        assert torch.equal(value, weights[1].weights[name])
+
+
+def test_the_loss_scale_of_fp16_is_resumed_too(tmp_path: Path) -> None:
+    run_in(tmp_path / "unbroken", precision="fp16")
+    with pytest.raises(PowerCutError):
+        run_in(tmp_path / "broken", precision="fp16", fails_at=32)
+    run_in(tmp_path / "broken", precision="fp16")
+    rows = rows_of(tmp_path / "unbroken")
+    assert rows_of(tmp_path / "broken") == rows
+    # The toy's first gradients overflow, so that scale and count are not those of a fresh start.
+    assert rows[-1]["loss_scale"] < 65536
+    assert rows[-1]["skipped_steps"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
+    run_in(tmp_path / "unbroken")
+    path = tmp_path / "run"
+    process = start(run_in, path, 0.01)
+    wait_for_lines(path, 4, process)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 0
+    saved = RunFolder(path).checkpoints.latest_whole()
+    assert saved is not None
+    assert 6 <= saved < STEPS
+    assert run_in(path).step == STEPS
+    assert rows_of(path) == rows_of(tmp_path / "unbroken")
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    process = start(run_in, path, 0.5)
+    wait_for_lines(path, 1, process)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 1
+    assert RunFolder(path).checkpoints.steps() == []
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = run_in(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = run_in(tmp_path)
+    assert again == first
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_torn_checkpoint_costs_only_its_steps(tmp_path: Path) -> None:
+    run_in(tmp_path / "unbroken")
+    path = tmp_path / "torn"
+    with pytest.raises(PowerCutError):
+        run_in(path, fails_at=30)
+    newest = RunFolder(path).checkpoints
+    with (newest.folder(newest.steps()[-1]) / "training.pt").open("rb+") as file:
+        file.truncate(100)
+    run_in(path)
+    assert rows_of(path) == rows_of(tmp_path / "unbroken")
+    assert "is not whole" in (path / "log.txt").read_text()
