@@ -8,7 +8,7 @@ from unveil.config.errors import UnveilError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles:
-    """Folders (searched recursively, symlinks followed), WebDataset tars, or single images; several are joined in order."""
+    """Folders (searched recursively, symlinks followed), WebDataset tars, single images; several are joined in order."""
 
     paths: tuple[str, ...] = ()
 

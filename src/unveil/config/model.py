@@ -8,7 +8,7 @@ from unveil.config.errors import UnveilError
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """EVA's plain ViT. The defaults are EVA's own; the settings after them let timm's, OpenAI's and open_clip's ViTs fit.
+    """EVA's plain ViT. The defaults are EVA's own; the last settings let the ViTs of timm, OpenAI and open_clip fit.
 
     Raises:
         UnveilError: sizes that do not divide.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from unveil.config.errors import UnveilError
-from unveil.config.serialize import options
+from unveil.config.serialize import is_config, options
 
 Config = TypeVar("Config")
 Recipe = TypeVar("Recipe", bound=Callable[[], Any])
@@ -75,7 +75,7 @@ def _parse(hint: Any, text: str, name: str) -> Any:
                 return option(text)
             except ValueError:
                 continue
-        if dataclasses.is_dataclass(option) and text == option.__name__:
+        if is_config(option) and text == option.__name__:
             return option()
     expected = " or ".join(_describe(option) for option in choices)
     raise UnveilError(f"--set {name}={text}: expected {expected}")

@@ -10,7 +10,7 @@ from unveil.config.errors import UnveilError
 class BlockMasking:
     """Block-wise masking of BEiT and EVA: rectangles are hidden until `count` patches are, or no rectangle fits.
 
-    So the number hidden varies a little below `count` (facts of the released code: 105 of 256 at most, 104.44 on average).
+    So the number hidden varies a little below `count` (released code: 105 of 256 at most, 104.44 on average).
     """
 
     ratio: float = 0.4

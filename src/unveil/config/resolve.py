@@ -89,7 +89,8 @@ def batch_arithmetic(config: Run, machine: Machine) -> str:
     assert micro is not None
     device = "GPU" if machine.device == "cuda" else "CPU process"
     plural = {"GPU": "GPUs", "CPU process": "CPU processes"}[device] if machine.world_size > 1 else device
-    return f"global {batch} = {machine.world_size} {plural} x {micro} x {batch // machine.world_size // micro} accumulation"
+    accumulation = batch // machine.world_size // micro
+    return f"global {batch} = {machine.world_size} {plural} x {micro} x {accumulation} accumulation"
 
 
 def _micro_batch_size(config: Run, batch: int, machine: Machine) -> int:

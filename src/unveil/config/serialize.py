@@ -11,7 +11,7 @@ Config = TypeVar("Config")
 
 
 def to_json(config: Any) -> Any:
-    """A configuration as plain JSON values. A dataclass says its class under "kind", so that unions can be read back."""
+    """A configuration as plain JSON values. A dataclass names its class under "kind", so that unions can be read back."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
         return {"kind": type(config).__name__, **fields}
@@ -30,13 +30,18 @@ def from_json(kind: type[Config], value: Any) -> Config:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """{"optimization.steps": 100, ...} of `to_json`'s answer; "kind" included, since two classes are two configurations."""
+    """{"optimization.steps": 100, ...} of `to_json`'s answer, "kind" included: two classes are two configurations."""
     if not isinstance(value, dict):
         return {prefix: value}
     leaves: dict[str, Any] = {}
     for name, item in value.items():
         leaves |= flatten(item, f"{prefix}.{name}" if prefix else name)
     return leaves
+
+
+def is_config(option: Any) -> bool:
+    """Whether this member of a union is a configuration class."""
+    return isinstance(option, type) and dataclasses.is_dataclass(option)
 
 
 def options(hint: Any) -> tuple[Any, ...]:
@@ -48,13 +53,13 @@ def options(hint: Any) -> tuple[Any, ...]:
 
 def _read(hint: Any, value: Any, where: str) -> Any:
     for option in options(hint):
-        if dataclasses.is_dataclass(option) and isinstance(value, dict) and value.get("kind") == option.__name__:
+        if is_config(option) and isinstance(value, dict) and value.get("kind") == option.__name__:
             hints = typing.get_type_hints(option)
             unknown = set(value) - set(hints) - {"kind"}
             if unknown:
                 raise UnveilError(f"configuration {where or option.__name__} has unknown names: {sorted(unknown)}")
             given = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items() if name in hints}
-            return typing.cast(Any, option)(**given)
+            return option(**given)
         if typing.get_origin(option) is tuple and isinstance(value, list):
             return tuple(_read(typing.get_args(option)[0], item, where) for item in value)
         if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):

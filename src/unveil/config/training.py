@@ -28,7 +28,7 @@ class OptimizationConfig:
     optimizer: AdamWConfig = AdamWConfig()
     global_batch_size: int = 4096
     micro_batch_size: int | None = None
-    """Images in one forward pass on one device; accumulation is derived. Left out: as many as the device is expected to hold."""
+    """Images in one forward pass on one device; accumulation is derived. Left out: as many as it should hold."""
     steps: int | None = None
     epochs: float | None = None
     warmup_steps: int | None = None

@@ -28,7 +28,7 @@ MODEL = ViTConfig(
     init_std=0.05,
     position_init="sine_cosine",
 )
-"""Both sides' network. The giant's initial deviation of 0.015 is too small for a network this narrow and this short a run."""
+"""Both sides' network. The giant's initial deviation, 0.015, is too small for one this narrow and a run this short."""
 
 
 def quickstart_pretraining() -> PretrainConfig:

@@ -1,0 +1,253 @@
+"""From configurations to objects: the only place that knows every room."""
+
+import logging
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from unveil.config import ClassificationConfig, FashionScenes, ImageFiles, PretrainConfig
+from unveil.config.data import CenterCrop, RandomResizedCrop, Source
+from unveil.config.resolve import MAY_CHANGE_ON_RESUME, Machine
+from unveil.config.serialize import to_json
+from unveil.data.crops import crop_box, resize_crop
+from unveil.data.loader import EvaluationLoader, TrainingLoader
+from unveil.data.order import ORDER_NAME
+from unveil.data.samples.scenes import FashionSceneSource
+from unveil.data.sources.base import Source as ImageSource
+from unveil.data.sources.open import open_images
+from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink, build_sinks, evaluate, fastest_precision, train
+from unveil.models.vit import ViT
+from unveil.pretext.masked_modelling import MaskedModelling
+from unveil.pretext.masking import masking_function
+from unveil.pretext.targets.build import build_target
+from unveil.pretext.targets.cache import TargetCache
+from unveil.pretext.view import MaskedCollate, MaskedView
+from unveil.tasks.classification.task import Classification
+from unveil.tasks.classification.view import LabelledView, collate_labelled
+from unveil.weights.load import load_backbone
+
+logger = logging.getLogger(__name__)
+
+
+def find_machine(parallel: Parallel) -> Machine:
+    """What this process has to work with."""
+    cuda = parallel.device.type == "cuda"
+    if cuda:
+        memory = torch.cuda.get_device_properties(parallel.device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // parallel.world_size
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", parallel.world_size))
+    return Machine(
+        device="cuda" if cuda else "cpu",
+        world_size=parallel.world_size,
+        cores=max(1, cores // here),
+        memory_gib=memory / 2**30,
+        precision=fastest_precision(parallel.device),
+    )
+
+
+def build_source(config: Source) -> ImageSource:
+    """The images of a configuration.
+
+    Raises:
+        UnveilError: nothing there, or nothing that is an image.
+    """
+    match config:
+        case ImageFiles(paths=paths):
+            return open_images(paths)
+        case FashionScenes():
+            return FashionSceneSource(config)
+
+
+def build_masked_modelling(config: PretrainConfig) -> MaskedModelling:
+    """Student, head and teacher.
+
+    Raises:
+        UnveilError: a teacher that cannot be had, or does not fit the student.
+    """
+    model = config.model
+    target = build_target(config.target, grid=model.grid, image_size=model.image_size, patch_size=model.patch_size)
+    torch.manual_seed(config.engine.seed)
+    backbone = ViT(model, mask_token=True)
+    return MaskedModelling(backbone, target, seed=config.engine.seed, normalization=config.data.normalization)
+
+
+def pretrain(
+    config: PretrainConfig,
+    source: ImageSource,
+    *,
+    out: Path,
+    parallel: Parallel,
+    watchers: tuple[Sink, ...] = (),
+    on_cache: Callable[[int, int], None] | None = None,
+) -> tuple[MaskedModelling, Outcome]:
+    """Run, or go on with, a resolved pre-training in the folder `out`.
+
+    Args:
+        watchers: sinks beside the run's own, for whoever looks on.
+        on_cache: called with (done, total) images while targets are computed ahead.
+
+    Raises:
+        UnveilError: whatever the person can mend.
+    """
+    optimization, engine = config.optimization, config.engine
+    assert optimization.micro_batch_size is not None and config.data.workers is not None
+    digest = {"order": ORDER_NAME, "parts": source.digest()}
+    with RunFolder.open(
+        out,
+        config=to_json(config),
+        data=digest,
+        parallel=parallel,
+        allowed_changes=MAY_CHANGE_ON_RESUME,
+        keep_last=engine.keep_last,
+    ) as run:
+        task = build_masked_modelling(config)
+        if config.init_from is not None:
+            logger.info("%s", load_backbone(task.backbone, Path(config.init_from)))
+        task.target.to(parallel.device)
+        if config.cache_targets:
+            task.cache = _fill_cache(config, task, source, parallel, on_cache)
+        masking = masking_function(config.masking)
+        grid = config.model.grid
+        view = MaskedView(
+            crop=config.data.crop,
+            flip=config.data.flip,
+            image_size=config.model.image_size,
+            teacher_size=None if config.cache_targets else _teacher_size(config, task),
+            grid=grid,
+            masking=masking,
+        )
+        collate = MaskedCollate(limit=masking.limit(grid))
+        loader = TrainingLoader(
+            source,
+            view,
+            collate,
+            seed=engine.seed,
+            global_batch_size=optimization.global_batch_size,
+            micro_batch_size=optimization.micro_batch_size,
+            rank=parallel.rank,
+            world_size=parallel.world_size,
+            workers=config.data.workers,
+            max_unreadable_share=config.data.max_unreadable_share,
+        )
+        outcome = train(
+            task,
+            loader.steps,
+            optimization=optimization,
+            settings=engine,
+            parallel=parallel,
+            run=run,
+            sinks=(*build_sinks(out, engine.trackers, to_json(config), "pre-training"), *watchers),
+            evaluate=_validation(config, task, view, collate, parallel),
+        )
+    return task, outcome
+
+
+def _teacher_size(config: PretrainConfig, task: MaskedModelling) -> int | None:
+    """The side of a view of the teacher's own, where the student's image will not do.
+
+    Images of the student's size or less hold nothing that a second, larger view could show: the embedded scenes are
+    drawn at the student's size, and the teacher enlarges them itself.
+    """
+    size = task.target.image_size
+    scenes = config.data.source
+    drawn_at_student_size = isinstance(scenes, FashionScenes) and scenes.size <= config.model.image_size
+    return None if drawn_at_student_size or size == config.model.image_size else size
+
+
+def _fill_cache(
+    config: PretrainConfig,
+    task: MaskedModelling,
+    source: ImageSource,
+    parallel: Parallel,
+    on_cache: Callable[[int, int], None] | None,
+) -> TargetCache:
+    crop = config.data.crop
+    cache = TargetCache(
+        task.target, len(source), flips=config.data.flip, random_crops=isinstance(crop, RandomResizedCrop)
+    )
+    size = _teacher_size(config, task) or config.model.image_size
+    undrawn = random.Random(0)
+    cache.fill(
+        source,
+        lambda sample: resize_crop(sample.image, crop_box(sample.image.size, crop, undrawn), size, False),
+        parallel.device,
+        on_cache or (lambda done, total: None),
+    )
+    return cache
+
+
+def _validation(
+    config: PretrainConfig, task: MaskedModelling, view: MaskedView, collate: MaskedCollate, parallel: Parallel
+) -> Callable[[], dict[str, float]] | None:
+    if config.data.validation is None:
+        return None
+    from dataclasses import replace
+
+    assert config.optimization.micro_batch_size is not None and config.data.workers is not None
+    loader = EvaluationLoader(
+        build_source(config.data.validation),
+        # Released code: short side to 256, middle 224.
+        replace(view, crop=CenterCrop(share=224 / 256), flip=False),
+        collate,
+        batch_size=config.optimization.micro_batch_size,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+        workers=config.data.workers,
+    )
+    precision = Precision.of(config.engine.precision, parallel.device)
+    return lambda: evaluate(task, loader, parallel, precision)
+
+
+def finetune(
+    config: ClassificationConfig,
+    source: ImageSource,
+    *,
+    parallel: Parallel,
+    watchers: tuple[Sink, ...] = (),
+) -> Classification:
+    """Train a classifier of a resolved configuration on labelled images, without a run folder.
+
+    Raises:
+        UnveilError: weights that do not fit, or samples that cannot be read.
+    """
+    optimization = config.optimization
+    assert optimization.micro_batch_size is not None and config.data.workers is not None
+    torch.manual_seed(config.engine.seed)
+    backbone = ViT(config.model, final_norm=False)
+    if config.init_from is not None:
+        logger.info("%s", load_backbone(backbone, Path(config.init_from)))
+    task = Classification(
+        backbone,
+        config.classes,
+        seed=config.engine.seed,
+        normalization=config.data.normalization,
+        label_smoothing=config.label_smoothing,
+        head_init_scale=config.head_init_scale,
+    )
+    loader = TrainingLoader(
+        source,
+        LabelledView(crop=config.data.crop, flip=config.data.flip, image_size=config.model.image_size),
+        collate_labelled,
+        seed=config.engine.seed,
+        global_batch_size=optimization.global_batch_size,
+        micro_batch_size=optimization.micro_batch_size,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+        workers=config.data.workers,
+        max_unreadable_share=config.data.max_unreadable_share,
+    )
+    train(
+        task,
+        loader.steps,
+        optimization=optimization,
+        settings=config.engine,
+        parallel=parallel,
+        run=None,
+        sinks=watchers,
+    )
+    return task

@@ -1,0 +1,1 @@
+"""Images in, batches out: sources, decoding, sample order, crops and the loader."""

@@ -1,0 +1,1 @@
+"""Sources of images: folders, tar shards, and the protocol that they share."""

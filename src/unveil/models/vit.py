@@ -1,0 +1,244 @@
+"""EVA's plain ViT (paper Table 3a; the details are the released code's), open enough for timm's and CLIP's."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from unveil.config import UnveilError, ViTConfig
+from unveil.models.transformer import Block
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a ViT has to say about its images."""
+
+    cls: Float[Tensor, "b d"]
+    """The cls token after the final norm."""
+    patches: Float[Tensor, "b n d"]
+    """The patch tokens after the final norm, row by row."""
+    grid: tuple[int, int]
+    """Rows and columns of patches: n = rows * columns."""
+    intermediates: dict[int, Float[Tensor, "b t d"]]
+    """Tokens, cls first, as block i of those asked for leaves them."""
+    levels: dict[int, Float[Tensor, "b d h w"]]
+    """Feature maps by stride in pixels, where asked for: a plain ViT has one, its patch tokens as an image."""
+    attention: dict[int, Float[Tensor, "b heads t t"]]
+    """Attention of block i of those asked for: rows are the tokens that look, columns those looked at."""
+
+
+class PatchEmbedding(nn.Module):
+    """A linear map of each patch's pixels, kept as the convolution that released checkpoints name."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        side = config.patch_size
+        self.proj = nn.Conv2d(3, config.width, kernel_size=side, stride=side, bias=config.patch_bias)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class ViT(nn.Module):
+    """Patch embedding, cls token, learned absolute positions, pre-norm blocks, final norm.
+
+    Parameter names are those of the released EVA checkpoints and of timm, so weights need no renaming.
+
+    Args:
+        config: Sizes and variants.
+        mask_token: Whether there is a token to put in place of hidden patches (masked pre-training).
+        final_norm: Without it (fine-tuning on mean-pooled patches normalises after pooling; detection and segmentation
+            do not at all) the tokens leave as the last block made them.
+    """
+
+    def __init__(self, config: ViTConfig, *, mask_token: bool = False, final_norm: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid
+        self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width)) if mask_token else None
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + rows * columns, config.width))
+        self.patch_embed = PatchEmbedding(config)
+        self.norm_pre = self._norm(config.norm_before_blocks)
+        last = max(config.depth - 1, 1)
+        self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.depth))
+        self.norm = self._norm(final_norm)
+        self._initialize()
+
+    def _norm(self, wanted: bool) -> nn.Module:
+        return nn.LayerNorm(self.config.width, eps=self.config.norm_epsilon) if wanted else nn.Identity()
+
+    def _initialize(self) -> None:
+        """Released pre-training code: normal cut at one standard deviation, not two; output layers scaled by depth."""
+        std = self.config.init_std
+        tokens = [self.cls_token, self.pos_embed, *([] if self.mask_token is None else [self.mask_token])]
+        layers = [module for module in self.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+        for weight in tokens + [layer.weight for layer in layers]:
+            nn.init.trunc_normal_(weight, std=std, a=-std, b=std)
+        for layer in layers:
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            for number, block in enumerate(cast(Iterable[Block], self.blocks), start=1):
+                block.attn.proj.weight.div_((2.0 * number) ** 0.5)
+                block.mlp.fc2.weight.div_((2.0 * number) ** 0.5)
+            if self.config.position_init == "sine_cosine":
+                self.pos_embed[0, 1:] = sine_cosine_positions(self.config.grid, self.config.width)
+
+    def grid_of(self, images: Float[Tensor, "b 3 h w"]) -> tuple[int, int]:
+        """Rows and columns of patches that images of this size make.
+
+        Raises:
+            UnveilError: a side is not a multiple of the patch.
+        """
+        patch = self.config.patch_size
+        height, width = images.shape[-2:]
+        if height % patch or width % patch:
+            raise UnveilError(
+                f"an image of {height} x {width} pixels does not divide into patches of {patch} x {patch}"
+            )
+        return height // patch, width // patch
+
+    def positions(self, grid: tuple[int, int]) -> Float[Tensor, "1 t d"]:
+        """The position table for a grid of any size: the patches' part resized bicubically, cls's kept.
+
+        As the released code does it: float32, corners not aligned, no antialiasing.
+        """
+        if grid == self.config.grid:
+            return self.pos_embed
+        return resize_positions(self.pos_embed, self.config.grid, grid)
+
+    def embed(
+        self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Tokens that enter the first block, cls first.
+
+        Args:
+            images: Normalised, any size that divides into patches.
+            mask: True = hidden: the mask token takes the patch's place, before positions are added.
+
+        Raises:
+            UnveilError: the images do not divide into patches.
+        """
+        positions = self.positions(self.grid_of(images))
+        patches = self.patch_embed(images)
+        if mask is not None:
+            if self.mask_token is None:
+                raise ValueError("this ViT was built without a mask token: ViT(config, mask_token=True)")
+            patches = torch.where(mask[:, :, None], self.mask_token, patches)
+        cls = self.cls_token.expand(len(images), -1, -1)
+        return self.norm_pre(torch.cat((cls, patches), dim=1) + positions)
+
+    def finish(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """What is done to the tokens after the last block: the final norm, if there is one."""
+        return self.norm(tokens)
+
+    def forward(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        *,
+        drop_path_noise: Float[Tensor, "b depth 2"] | None = None,
+        need: tuple[str, ...] = (),
+    ) -> Features:
+        """Run the network.
+
+        Args:
+            images: Normalised, any size that divides into patches.
+            mask: True = hidden.
+            drop_path_noise: Uniform in [0, 1) for each sample, block and branch; None keeps every branch.
+            need: What is wanted beside cls and patches: "blocks.3" (tokens as block 3 leaves them), "blocks.3.attn"
+                (its attention), "levels" (feature maps).
+
+        Raises:
+            UnveilError: the images do not divide into patches; `need` names something that is not there.
+        """
+        wanted_tokens, wanted_attention, wants_levels = self._parse(need)
+        intermediates: dict[int, Tensor] = {}
+        attention: dict[int, Tensor] = {}
+        grid = self.grid_of(images)
+        tokens = self.embed(images, mask)
+        for i, block in enumerate(cast(Iterable[Block], self.blocks)):
+            if i in wanted_attention:
+                attention[i] = block.attn.attention_map(block.norm1(tokens))
+            noise = None if drop_path_noise is None else drop_path_noise[:, i]
+            if self.config.activation_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, noise, use_reentrant=False, preserve_rng_state=False)
+            else:
+                tokens = block(tokens, noise)
+            if i in wanted_tokens:
+                intermediates[i] = tokens
+        tokens = self.finish(tokens)
+        cls, patches = tokens[:, 0], tokens[:, 1:]
+        levels = {self.config.patch_size: patches.transpose(1, 2).unflatten(2, grid)} if wants_levels else {}
+        return Features(
+            cls=cls, patches=patches, grid=grid, intermediates=intermediates, levels=levels, attention=attention
+        )
+
+    def _parse(self, need: tuple[str, ...]) -> tuple[set[int], set[int], bool]:
+        tokens: set[int] = set()
+        attention: set[int] = set()
+        for name in need:
+            match name.split("."):
+                case ["levels"]:
+                    pass
+                case ["blocks", i] if i.isdecimal() and int(i) < len(self.blocks):
+                    tokens.add(int(i))
+                case ["blocks", i, "attn"] if i.isdecimal() and int(i) < len(self.blocks):
+                    attention.add(int(i))
+                case _:
+                    raise UnveilError(
+                        f"a ViT with {len(self.blocks)} blocks has no {name!r}: ask for blocks.0 to "
+                        f"blocks.{len(self.blocks) - 1} (tokens), blocks.0.attn (attention) or levels"
+                    )
+        return tokens, attention, "levels" in need
+
+    def layer_groups(self) -> list[list[tuple[str, nn.Parameter]]]:
+        """Every parameter once, input side first: embeddings, each block, final norm (empty without one).
+
+        Layer-wise learning-rate decay counts these groups (released code: embeddings 0, blocks 1 to depth, rest after).
+        """
+        groups: list[list[tuple[str, nn.Parameter]]] = [[] for _ in range(len(self.blocks) + 2)]
+        for name, parameter in self.named_parameters():
+            if name.startswith("blocks."):
+                groups[1 + int(name.split(".")[1])].append((name, parameter))
+            else:
+                groups[-1 if name.startswith("norm.") else 0].append((name, parameter))
+        return groups
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that are spared beside biases and norms. The mask token is not (released code)."""
+        return {"pos_embed", "cls_token"}
+
+    def shard_units(self) -> list[nn.Module]:
+        """The pieces that sharding and recomputation treat as wholes."""
+        return list(self.blocks)
+
+
+def resize_positions(
+    table: Float[Tensor, "1 t d"], old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Tensor, "1 u d"]:
+    """Position table, cls first, made for `old_grid`, for `new_grid`: bicubic, float32, corners not aligned."""
+    cls, patches = table[:, :1], table[:, 1:]
+    image = patches.transpose(1, 2).unflatten(2, old_grid).float()
+    resized = F.interpolate(image, size=new_grid, mode="bicubic", align_corners=False)
+    return torch.cat((cls, resized.flatten(2).transpose(1, 2).to(table.dtype)), dim=1)
+
+
+def sine_cosine_positions(grid: tuple[int, int], width: int) -> Float[Tensor, "n d"]:
+    """MAE's table: half of the channels tell the row, half the column, by sines and cosines of falling frequency.
+
+    Raises:
+        UnveilError: a width that does not divide by 4.
+    """
+    if width % 4:
+        raise UnveilError(f"sine_cosine positions need a width that is a multiple of 4, not {width}")
+    frequencies = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    angles = [places.flatten()[:, None] * frequencies for places in (rows, columns)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)

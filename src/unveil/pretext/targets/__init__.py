@@ -1,0 +1,1 @@
+"""Frozen teachers: what each hidden patch should become."""

@@ -1,0 +1,33 @@
+"""From a target's configuration to the teacher itself."""
+
+from unveil.config import ClipTarget, EmbeddedTarget, PixelTarget, TimmTarget
+from unveil.config.pretext import Target as TargetConfig
+from unveil.pretext.targets.base import Target
+from unveil.pretext.targets.clip import load_clip
+from unveil.pretext.targets.embedded import EmbeddedTeacher
+from unveil.pretext.targets.pixels import PixelPatches
+from unveil.pretext.targets.timm import load_timm
+
+
+def build_target(config: TargetConfig, *, grid: tuple[int, int], image_size: int, patch_size: int) -> Target:
+    """The teacher for a student of `grid` patches, `patch_size` pixels each, on images of `image_size` pixels.
+
+    Raises:
+        UnveilError: name unknown, hub not reachable, weights unreadable, features that do not fall on the patches.
+    """
+    match config:
+        case EmbeddedTarget():
+            return EmbeddedTeacher(grid, image_size=image_size, normalization=config.normalization)
+        case PixelTarget():
+            return PixelPatches(grid, patch_size=patch_size, normalize=config.normalize)
+        case ClipTarget():
+            return load_clip(config, grid=grid)
+        case TimmTarget():
+            return load_timm(
+                config.name,
+                grid=grid,
+                projected=False,
+                pretrained=config.pretrained,
+                file=config.file,
+                resize_grid=config.resize_grid,
+            )

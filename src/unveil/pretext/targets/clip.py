@@ -1,0 +1,205 @@
+"""CLIP's vision towers as EVA's teachers: cls dropped, final norm on the patches, projection, no further norm."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from unveil.config import ClipTarget, UnveilError
+from unveil.config.teacher import require_open_clip, require_open_clip_model
+from unveil.data.normalization import MEAN_AND_STD
+from unveil.models.vit import ViT
+from unveil.pretext.targets.base import Target
+from unveil.pretext.targets.hub import fetch, is_torchscript, read_weights
+from unveil.pretext.targets.inference import Grid, fast_precision, fit_images, resize_features
+from unveil.pretext.targets.timm import load_open_clip_trunk, load_timm
+from unveil.weights.openai_clip import ClipTower, tower_from_openai
+
+HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104, 1792: 112}
+"""open_clip's huge, giant, bigG and e; all other widths have heads of 64."""
+
+OPENAI_MARK = "input_resolution"
+"""A number that OpenAI's released state dicts carry and open_clip's do not."""
+
+_log = logging.getLogger(__name__)
+
+
+class ClipTeacher:
+    """A CLIP ViT without its cls token: (b, n, dim of the space shared with text), or of the tower without projection.
+
+    The tower runs at the size where its patches fall on the student's (its patch x the student's grid; 224 px for
+    CLIP-L/14 and 16 x 16 patches), its positions resized bicubically; with `resize_grid` at its own size, and its
+    features are resized instead.
+    """
+
+    def __init__(
+        self,
+        tower: ClipTower,
+        *,
+        name: str,
+        grid: Grid,
+        projected: bool = True,
+        resize_grid: bool = False,
+        mean: tuple[float, ...] = MEAN_AND_STD["clip"][0],
+        std: tuple[float, ...] = MEAN_AND_STD["clip"][1],
+        precision: torch.dtype | None = None,
+    ) -> None:
+        """`mean`, `std`: of red, green and blue in 0 to 1. `precision` left out: bf16 or fp16 where it is fast.
+
+        Raises:
+            UnveilError: a projection is wanted and the weights have none; weights are missing.
+        """
+        if projected and tower.projection is None:
+            raise UnveilError(f"the teacher {name} has no projection: use --set target.projected=false")
+        self._own_grid = tower.config.grid if resize_grid else grid
+        patch = tower.config.patch_size
+        self._input = (patch * self._own_grid[0], patch * self._own_grid[1])
+        self.grid = grid
+        self.image_size = self._input[0]
+        self._projection = tower.projection if projected else None
+        self.dim = tower.config.width if self._projection is None else self._projection.shape[1]
+        kind = "projected" if projected else "before projection"
+        self.name = f"{name}/{kind}/{grid[0]}x{grid[1]} at {self._input[0]}x{self._input[1]} px"
+        self._mean = 255 * torch.tensor(mean)[:, None, None]
+        self._std = 255 * torch.tensor(std)[:, None, None]
+        self._precision = precision
+        self._vit = _build(tower, name)
+        self.to("cpu")
+
+    def to(self, place: torch.device | str) -> "ClipTeacher":
+        self._place = torch.device(place)
+        self._vit.to(place)
+        self._projection = None if self._projection is None else self._projection.to(place)
+        self._mean, self._std = self._mean.to(place), self._std.to(place)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        pixels = (fit_images(images, self._input) - self._mean) / self._std
+        precision = self._precision or fast_precision(self._place)
+        # Autocast, not weights in bf16: the sum that runs through the blocks stays in fp32.
+        with torch.autocast(self._place.type, precision, enabled=precision != torch.float32):
+            features = self._vit(pixels).patches
+            if self._projection is not None:
+                features = features @ self._projection
+        return resize_features(features.float(), self._own_grid, self.grid)
+
+
+def _build(tower: ClipTower, name: str) -> ViT:
+    # On the meta device nothing is initialised, which for a large tower takes longer than loading it.
+    with torch.device("meta"):
+        vit = ViT(tower.config)
+    try:
+        vit.load_state_dict(tower.state, assign=True)
+    except RuntimeError as error:
+        raise UnveilError(
+            f"the weights of the teacher {name} are not complete: {' '.join(str(error).split())}"
+        ) from error
+    return vit.eval().requires_grad_(False)
+
+
+def load_clip(config: ClipTarget, *, grid: Grid) -> Target:
+    """The CLIP teacher that `config.name` stands for: a file, MODEL/PRETRAINED, MODEL/FILE, or a timm name.
+
+    Raises:
+        UnveilError: no such name, hub not reachable, a file that cannot be read or does not hold a CLIP.
+    """
+    path = Path(config.name).expanduser()
+    if path.is_file():
+        state = read_weights(path)
+        _refuse_trunk(state, path)
+        return _teacher(config, state, _activation_of(path, state), grid=grid, mean_and_std={})
+    model, _, pretrained = config.name.partition("/")
+    if not pretrained:
+        return load_timm(config.name, grid=grid, projected=config.projected, resize_grid=config.resize_grid)
+    file = Path(pretrained).expanduser()
+    if file.is_file():
+        require_open_clip_model(model)
+        return _load_open_clip(config, model, {}, file, grid)
+    require_open_clip(model, pretrained)
+    from open_clip.pretrained import get_pretrained_cfg
+
+    released = get_pretrained_cfg(model, pretrained)
+    return _load_open_clip(config, model, released, _fetch_open_clip(config.name, released), grid)
+
+
+def _fetch_open_clip(name: str, released: dict[str, Any]) -> Path:
+    """open_clip names a repository and perhaps a file in it: organisation/repository/[file]."""
+    organisation, repository, file = released["hf_hub"].split("/", 2)
+    plain = file or "open_clip_pytorch_model.bin"
+    safe = "open_clip_model.safetensors" if not file else str(Path(file).with_suffix(".safetensors"))
+    return fetch(name, f"{organisation}/{repository}", (safe, plain))
+
+
+def _load_open_clip(config: ClipTarget, model: str, released: dict[str, Any], file: Path, grid: Grid) -> Target:
+    """`released`: what open_clip knows of these weights (activation, normalisation); nothing of a file of one's own."""
+    from open_clip import get_model_config
+
+    description = get_model_config(model)
+    vision = description["vision_cfg"]
+    state = read_weights(file)
+    mean_and_std: dict[str, Any] = {part: tuple(released[part]) for part in ("mean", "std") if part in released}
+    if "timm_model_name" in vision:
+        return load_open_clip_trunk(
+            config.name,
+            vision,
+            description["embed_dim"],
+            state,
+            grid=grid,
+            projected=config.projected,
+            resize_grid=config.resize_grid,
+            **(mean_and_std or dict(zip(("mean", "std"), MEAN_AND_STD["clip"], strict=True))),
+        )
+    if vision.get("no_ln_pre") or vision.get("attentional_pool") or isinstance(vision["layers"], list):
+        raise UnveilError(
+            f"the teacher {config.name} is not a CLIP ViT of OpenAI's design (it has "
+            "a ResNet, an attentional pool or no norm before its blocks); choose another one"
+        )
+    quick = released.get("quick_gelu", False) or description.get("quick_gelu", False)
+    return _teacher(config, state, "quick_gelu" if quick else "gelu", grid=grid, mean_and_std=mean_and_std)
+
+
+def _teacher(
+    config: ClipTarget,
+    state: dict[str, Tensor],
+    activation: Literal["gelu", "quick_gelu"],
+    *,
+    grid: Grid,
+    mean_and_std: dict[str, Any],
+) -> ClipTeacher:
+    tower = tower_from_openai(state, activation=activation, source=config.name)
+    width = tower.config.width
+    # No shape in a file tells the number of heads; a wrong one would only make the features worse.
+    tower = dataclasses.replace(
+        tower, config=dataclasses.replace(tower.config, heads=width // HEAD_WIDTHS.get(width, 64))
+    )
+    return ClipTeacher(
+        tower,
+        name=config.name,
+        grid=grid,
+        projected=config.projected,
+        resize_grid=config.resize_grid,
+        **mean_and_std,
+    )
+
+
+def _activation_of(path: Path, state: dict[str, Tensor]) -> Literal["quick_gelu"]:
+    """A bare file is taken as OpenAI's, as in the paper; where nothing in it says so, the log does."""
+    if not is_torchscript(path) and OPENAI_MARK not in state:
+        _log.warning(
+            f"{path} is read as OpenAI's CLIP (quick GELU). For weights that open_clip trained with GELU give "
+            f"open_clip's model name too, such as ViT-L-14/{path}"
+        )
+    return "quick_gelu"
+
+
+def _refuse_trunk(state: dict[str, Tensor], path: Path) -> None:
+    if any(name.startswith(("visual.trunk.", "trunk.")) for name in state):
+        raise UnveilError(
+            f"{path} holds a CLIP with one of timm's networks inside; give open_clip's model name too, "
+            f"such as EVA01-g-14/{path}"
+        )

@@ -1,0 +1,1 @@
+"""Image classification: the task, and what frozen features are worth."""
