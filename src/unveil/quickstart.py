@@ -282,8 +282,10 @@ def compare_finetuning(
             places = few_labels(story.train.labels.tolist(), few.labels, seed)
             source = SubsetSource(story.source, places)
             for name, side in _sides(few).items():
+                model = replace(story.config.pretrain.model, drop_path=side.model.drop_path)
                 side = replace(
                     side,
+                    model=model,
                     classes=story.classes,
                     engine=replace(side.engine, seed=seed, precision=precision.format),
                     init_from=str(run) if name == "pretrained" else None,

@@ -50,8 +50,8 @@ def _page(story: Story) -> Report:
     report = Report("unveil quickstart: was it worth pre-training?")
     report.text(
         f"A ViT ({config.model.width} wide, {config.model.depth} deep, {config.model.image_size} px) looked at "
-        f"{count:,} images without labels and learned to predict a frozen teacher's features of the patches it could not see. "
-        f"Tested on {test:,} other images of {len(story.classes)} classes: {', '.join(story.classes[:12])}"
+        f"{count:,} images without labels and learned to predict a frozen teacher's features of the patches it could "
+        f"not see. Tested on {test:,} other images of {len(story.classes)} classes: {', '.join(story.classes[:12])}"
         f"{', ...' if len(story.classes) > 12 else ''}. The whole took {story.report['seconds'] / 60:.1f} minutes."
     )
     report.heading("Linear probe: a linear classifier on frozen features")
@@ -106,8 +106,8 @@ def _add_similarity(story: Story, report: Report) -> None:
     report.heading("What the student could not see, and predicted")
     report.picture(
         sheet(rows, SIDE),
-        "Test images; what the student saw; similarity of its prediction to the teacher's feature at each hidden patch, from "
-        f"violet (0) to yellow (1). Mean here: {mean:.2f}.",
+        "Test images; what the student saw; similarity of its prediction to the teacher's feature at each hidden patch, "
+        f"from violet (0) to yellow (1). Mean here: {mean:.2f}.",
     )
 
 

@@ -8,7 +8,7 @@ from unveil.config.errors import UnveilError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles:
-    """Folders (searched recursively, symlinks followed), WebDataset tars, single images; several are joined in order."""
+    """Folders (searched recursively, symlinks followed), WebDataset tars, single images; joined in order."""
 
     paths: tuple[str, ...] = ()
 
@@ -43,6 +43,8 @@ class RandomResizedCrop:
     def __post_init__(self) -> None:
         if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
             raise UnveilError(f"crop.scale {self.scale} must be 0 < least <= most <= 1")
+        if not 0.0 < self.ratio[0] <= self.ratio[1]:
+            raise UnveilError(f"crop.ratio {self.ratio} must be 0 < least <= most")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +75,9 @@ class DataConfig:
     """Processes that read images; left out: chosen from the machine."""
     max_unreadable_share: float = 0.01
     """Stop when more than this share of the samples read so far could not be read."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise UnveilError(f"data.workers is {self.workers}; it must not be less than 0")
+        if not 0.0 <= self.max_unreadable_share <= 1.0:
+            raise UnveilError(f"data.max_unreadable_share {self.max_unreadable_share} is not in [0, 1]")

@@ -38,6 +38,8 @@ class ViTConfig:
     """Keep only each block's input and recompute the rest in backward."""
 
     def __post_init__(self) -> None:
+        if min(self.image_size, self.patch_size, self.width, self.depth, self.heads, self.mlp_width) < 1:
+            raise UnveilError("every size of the model must be at least 1")
         if self.image_size % self.patch_size:
             raise UnveilError(
                 f"model.image_size {self.image_size} is not a multiple of model.patch_size {self.patch_size}; "
@@ -47,8 +49,6 @@ class ViTConfig:
             raise UnveilError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if not 0.0 <= self.drop_path < 1.0:
             raise UnveilError(f"model.drop_path {self.drop_path} is not in [0, 1)")
-        if min(self.image_size, self.patch_size, self.width, self.depth, self.heads, self.mlp_width) < 1:
-            raise UnveilError("every size of the model must be at least 1")
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -25,6 +25,8 @@ class BlockMasking:
         _check_ratio(self.ratio)
         if self.count is not None and self.count < 1:
             raise UnveilError(f"masking.count {self.count} hides nothing; give at least 1")
+        if self.min_block is not None and self.min_block < 1:
+            raise UnveilError(f"masking.min_block is {self.min_block}; it must be at least 1")
         if not 0.0 < self.min_aspect <= 1.0:
             raise UnveilError(f"masking.min_aspect {self.min_aspect} is not in (0, 1]")
 

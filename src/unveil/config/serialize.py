@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from unveil.config.errors import UnveilError
@@ -11,7 +12,7 @@ Config = TypeVar("Config")
 
 
 def to_json(config: Any) -> Any:
-    """A configuration as plain JSON values. A dataclass names its class under "kind", so that unions can be read back."""
+    """A configuration as plain JSON values. A dataclass names its class under "kind": unions can be read back."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         fields = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
         return {"kind": type(config).__name__, **fields}
@@ -51,16 +52,30 @@ def options(hint: Any) -> tuple[Any, ...]:
     return (hint,)
 
 
+def fits_length(kind: Any, items: Sequence[Any]) -> bool:
+    """Whether so many items make up a tuple of this type: tuple[float, float] or tuple[str, ...]."""
+    members = typing.get_args(kind)
+    return members[-1] is ... or len(members) == len(items)
+
+
+def required_names(kind: Any) -> list[str]:
+    """Fields of a dataclass that have no default."""
+    unset = dataclasses.MISSING
+    return [f.name for f in dataclasses.fields(kind) if f.default is unset and f.default_factory is unset]
+
+
 def _read(hint: Any, value: Any, where: str) -> Any:
     for option in options(hint):
         if is_config(option) and isinstance(value, dict) and value.get("kind") == option.__name__:
             hints = typing.get_type_hints(option)
-            unknown = set(value) - set(hints) - {"kind"}
-            if unknown:
+            if unknown := set(value) - set(hints) - {"kind"}:
                 raise UnveilError(f"configuration {where or option.__name__} has unknown names: {sorted(unknown)}")
-            given = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items() if name in hints}
+            if missing := set(required_names(option)) - set(value):
+                raise UnveilError(f"configuration {where or option.__name__} lacks {sorted(missing)}")
+            dot = f"{where}." if where else ""
+            given = {name: _read(hints[name], item, dot + name) for name, item in value.items() if name in hints}
             return option(**given)
-        if typing.get_origin(option) is tuple and isinstance(value, list):
+        if typing.get_origin(option) is tuple and isinstance(value, list) and fits_length(option, value):
             return tuple(_read(typing.get_args(option)[0], item, where) for item in value)
         if typing.get_origin(option) is typing.Literal and value in typing.get_args(option):
             return value
@@ -68,4 +83,4 @@ def _read(hint: Any, value: Any, where: str) -> Any:
             return float(value)
         if isinstance(option, type) and type(value) is option:
             return value
-    raise UnveilError(f"configuration {where} holds {value!r}, which does not fit {hint}")
+    raise UnveilError(f"configuration {where or 'as a whole'} holds {value!r}, which does not fit {hint}")

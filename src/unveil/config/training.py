@@ -16,6 +16,12 @@ class AdamWConfig:
     epsilon: float = 1e-6
     weight_decay: float = 0.05
 
+    def __post_init__(self) -> None:
+        if min(self.learning_rate, self.epsilon, self.weight_decay) < 0:
+            raise UnveilError("learning_rate, epsilon and weight_decay of the optimizer must not be less than 0")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise UnveilError(f"betas {self.betas} of the optimizer must lie in [0, 1)")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
@@ -43,10 +49,14 @@ class OptimizationConfig:
             raise UnveilError("both steps and epochs are given; give one of them")
         if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise UnveilError("both warmup_steps and warmup_epochs are given; give one of them")
-        for name in ("global_batch_size", "micro_batch_size", "steps", "epochs"):
+        for name in ("global_batch_size", "micro_batch_size", "steps", "epochs", "clip_gradient_norm", "layer_decay"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UnveilError(f"optimization.{name} is {value}; it must be more than 0")
+        for name in ("warmup_steps", "warmup_epochs", "min_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UnveilError(f"optimization.{name} is {value}; it must not be less than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +79,7 @@ class EngineConfig:
     """Beside metrics.jsonl, which is always written."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep_last"):
-            if getattr(self, name) < 1:
-                raise UnveilError(f"engine.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("log_every", "checkpoint_every", "keep_last", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UnveilError(f"engine.{name} is {value}; it must be at least 1")

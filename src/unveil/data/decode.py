@@ -15,7 +15,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Tried by content, whatever the file is called. Nothing else is: Pillow's reader of EPS starts another program."""
 
 PIXEL_LIMIT = 100_000_000
-"""Most pixels that are decoded (4 bytes each); a larger JPEG is decoded at a half, a quarter or an eighth of its size."""
+"""Most pixels that are decoded, 4 bytes each; a larger JPEG is decoded at a half, quarter or eighth of its size."""
 
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels: white, the page that cut-outs and drawings are made for."""
@@ -66,7 +66,7 @@ def decode_image(file: str | bytes, name: str, shortest_side: int | None = None)
         raise UnreadableSample(name, _reason(error)) from None
 
 
-def _decode(stream: io.BufferedIOBase, name: str, shortest_side: int | None) -> Image.Image:
+def _decode(stream: io.BufferedReader | io.BytesIO, name: str, shortest_side: int | None) -> Image.Image:
     start = stream.read(len(_JPEG_START))
     stream.seek(0)
     if not start:

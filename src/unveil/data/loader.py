@@ -1,7 +1,8 @@
-"""Batches for training and evaluation, read by worker processes. The whole state of training is one integer: the step."""
+"""Batches for training and evaluation, read by worker processes. All the state of training is one integer: the step."""
 
 import atexit
 import logging
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from unveil.data.sources.base import Source
 
 logger = logging.getLogger(__name__)
 
-FEWEST_READS = 100
+FEWEST_READS = 20
 """Reads before the share of unreadable samples is judged, but for the end of the run."""
 
 GRACE_SECONDS = 30
@@ -181,16 +182,18 @@ class _Tally:
             raise self.too_many()
 
     def judge(self, *, final: bool) -> None:
-        if (final or self.reads >= FEWEST_READS) and self.failures > self.most * self.reads:
+        """Three standard deviations above the limit: a share just below it must not end a long run by chance."""
+        expected = self.most * self.reads
+        if (final or self.reads >= FEWEST_READS) and self.failures > expected + 3.0 * math.sqrt(expected):
             raise self.too_many()
 
     def too_many(self) -> UnveilError:
         examples = "; ".join(f"{name} ({reason})" for name, reason in list(self.reasons.items())[:3])
         too_many = self.most < self.failures / self.reads < 1.0
         return UnveilError(
-            f"{self.failures:,} of the {self.reads:,} samples read so far ({self.failures / self.reads:.1%}) could not be "
-            f"decoded{f', and at most {self.most:.1%} may' if too_many else ''}: {examples}; copy such files again or "
-            f"take them out{', or raise data.max_unreadable_share' if too_many else ''}"
+            f"{self.failures:,} of the {self.reads:,} samples read so far ({self.failures / self.reads:.1%}) could not "
+            f"be decoded{f', and at most {self.most:.1%} may' if too_many else ''}: {examples}; copy such files again "
+            f"or take them out{', or raise data.max_unreadable_share' if too_many else ''}"
         )
 
 
@@ -219,8 +222,8 @@ def _read_ahead(
         if workers and _says_worker_died(error):
             what = (str(error) or type(error).__name__).splitlines()[0]
             raise UnveilError(
-                f"a process that reads images was ended ({what}); the usual cause is too little memory or shared memory "
-                "(/dev/shm): try fewer workers"
+                f"a process that reads images was ended ({what}); the usual cause is too little memory or shared "
+                "memory (/dev/shm): try fewer workers"
             ) from error
         raise
     finally:

@@ -39,7 +39,8 @@ class Row(NamedTuple):
     """One sample's part of a batch. The decoded image is let go before the next one is read."""
 
     view: dict[str, Any]
-    index: int
+    place: int
+    """In the source."""
     name: str
 
 
@@ -123,6 +124,6 @@ class EvaluationReader:
 def _batch(collate: Collate, rows: list[Row], numbers: list[int]) -> Batch:
     batch = collate([row.view for row in rows])
     batch["sample_numbers"] = torch.tensor(numbers, dtype=torch.int64)
-    batch["indices"] = torch.tensor([row.index for row in rows], dtype=torch.int64)
+    batch["indices"] = torch.tensor([row.place for row in rows], dtype=torch.int64)
     batch["names"] = [row.name for row in rows]
     return batch

@@ -47,8 +47,10 @@ class Attention(nn.Module):
     def attention_map(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b heads t t"]:
         """How much each token (rows) takes from each other: the softmax that the fused kernel never writes down."""
         query, key, _ = self._query_key_value(x)
-        logits = query.float() @ key.float().transpose(2, 3) * query.shape[3] ** -0.5
-        return logits.softmax(dim=-1)
+        # Autocast would round the product back to its own format.
+        with torch.autocast(x.device.type, enabled=False):
+            logits = query.float() @ key.float().transpose(2, 3) * query.shape[3] ** -0.5
+            return logits.softmax(dim=-1)
 
     def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias: Tensor | None = self.qkv.bias

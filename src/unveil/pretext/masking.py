@@ -20,6 +20,9 @@ from unveil.config import pretext as config
 ATTEMPTS = 10
 """Rectangles tried before the mask is taken as it is."""
 
+LEAST_SHARE = 0.75
+"""Of the patches asked for: single ones make up what rectangles leave below it."""
+
 
 @runtime_checkable
 class Masking(Protocol):
@@ -48,8 +51,9 @@ class BlockwiseMasking:
     """Rectangles of random area, shape and place until enough is hidden (BEiT, algorithm 1; released EVA code).
 
     Each round tries up to ten rectangles and takes the first that hides something new and not too much; a round that
-    takes none ends the mask, so a few patches fewer than asked may be hidden. At least one always is: should no
-    rectangle have fitted (a grid one row high has none), one single patch is drawn.
+    takes none ends the mask, so a few patches fewer than asked may be hidden. On narrow grids, small ones and at high
+    ratios that could be most of them: below three quarters of what is asked, single patches are added up to there.
+    (At EVA's 105 of 256 the rectangles alone always reach that.)
     """
 
     config: BlockMasking
@@ -84,8 +88,12 @@ class BlockwiseMasking:
                     break
             else:
                 break
-        if not hidden:
-            hidden = 1 << int(draw() * rows * columns)
+        asked = self.limit(grid)
+        while asked - remaining < LEAST_SHARE * asked:
+            patch = 1 << int(draw() * rows * columns)
+            if not hidden & patch:
+                hidden |= patch
+                remaining -= 1
         return _unpack(hidden, rows * columns)
 
 

@@ -31,8 +31,8 @@ def eva_giant() -> PretrainConfig:
         optimization=OptimizationConfig(
             optimizer=AdamWConfig(learning_rate=1e-3, betas=(0.9, 0.98), epsilon=1e-6, weight_decay=0.05),
             global_batch_size=4096,
-            epochs=150,
-            warmup_epochs=2,
+            epochs=150.0,
+            warmup_epochs=2.0,
             min_learning_rate=1e-5,
             clip_gradient_norm=3.0,
         ),
@@ -57,8 +57,8 @@ def eva_base_pilot() -> PretrainConfig:
         optimization=OptimizationConfig(
             optimizer=AdamWConfig(learning_rate=1.5e-3, betas=(0.9, 0.98), epsilon=1e-6, weight_decay=0.05),
             global_batch_size=2048,
-            epochs=800,
-            warmup_epochs=10,
+            epochs=800.0,
+            warmup_epochs=10.0,
             min_learning_rate=1e-5,
             clip_gradient_norm=3.0,
         ),

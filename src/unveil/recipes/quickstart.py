@@ -51,7 +51,7 @@ def quickstart_pretraining() -> PretrainConfig:
         optimization=OptimizationConfig(
             optimizer=AdamWConfig(learning_rate=1.5e-3),
             global_batch_size=64,
-            epochs=12,
+            epochs=12.0,
             warmup_epochs=0.6,
         ),
         engine=EngineConfig(log_every=10, checkpoint_every=500, keep_last=1, trackers=()),
@@ -81,7 +81,10 @@ def _finetuning(
 
 
 def quickstart() -> QuickstartConfig:
-    """Everything that `unveil quickstart` runs."""
+    """Everything that `unveil quickstart` runs: pre-training, probes, and fine-tuning beside the same from scratch.
+
+    Hardware: 2 CPU cores, at most 10 minutes with bf16 and 20 without. Expected: docs/lab_book.md, quickstart.
+    """
     return QuickstartConfig(
         pretrain=quickstart_pretraining(),
         test=FashionScenes(split="test", count=2000),

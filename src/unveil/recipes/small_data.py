@@ -59,8 +59,8 @@ def small_cpu() -> PretrainConfig:
         optimization=OptimizationConfig(
             optimizer=AdamWConfig(learning_rate=1.5e-3),
             global_batch_size=64,
-            epochs=100,
-            warmup_epochs=5,
+            epochs=100.0,
+            warmup_epochs=5.0,
         ),
         engine=EngineConfig(log_every=10, checkpoint_every=500),
     )
@@ -80,8 +80,8 @@ def small_one_gpu() -> PretrainConfig:
         optimization=OptimizationConfig(
             optimizer=AdamWConfig(learning_rate=1e-3),
             global_batch_size=512,
-            epochs=300,
-            warmup_epochs=10,
+            epochs=300.0,
+            warmup_epochs=10.0,
         ),
         engine=EngineConfig(log_every=10, checkpoint_every=500),
     )
@@ -101,8 +101,8 @@ def base_one_gpu() -> PretrainConfig:
         optimization=OptimizationConfig(
             optimizer=AdamWConfig(learning_rate=1e-3),
             global_batch_size=1024,
-            epochs=150,
-            warmup_epochs=5,
+            epochs=150.0,
+            warmup_epochs=5.0,
         ),
         engine=EngineConfig(log_every=10, checkpoint_every=1000),
     )

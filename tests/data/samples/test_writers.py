@@ -24,7 +24,7 @@ from unveil.data.samples.writers import default_scenes, write_samples
 SEVERAL = FashionScenes(count=12, size=48, garments=(1, 3), scale=(0.3, 0.6), out_of_focus=False)
 
 
-def scene_of(config: FashionScenes, split: str, number: int):  # noqa: ANN201
+def scene_of(config: FashionScenes, split: str, number: int):
     return FashionSceneSource(replace(config, split=split)).scene(number)
 
 

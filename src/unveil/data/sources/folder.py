@@ -47,7 +47,10 @@ class FolderSource:
                 f"{self.root} holds no image ({self._scan.found()}); give a folder with images "
                 f"({' '.join(sorted(SUFFIXES))}) anywhere below it"
             )
-        self.classes, self._labels = self._read_classes() if labelled else (None, None)
+        self.classes: tuple[str, ...] | None = None
+        self._labels: np.ndarray | None = None
+        if labelled:
+            self.classes, self._labels = self._read_classes()
 
     def __len__(self) -> int:
         return len(self._scan.names)

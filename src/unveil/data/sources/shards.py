@@ -145,7 +145,7 @@ class _OpenFiles:
         if file is None:
             if len(self._files) >= OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
-            file = open(path, "rb", buffering=0)
+            file = io.FileIO(path)
         self._files[path] = file
         return file
 

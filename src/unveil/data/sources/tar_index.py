@@ -164,7 +164,7 @@ def _read_headers(path: str, file: io.BufferedReader, file_size: int, builder: _
                     return f"it ends inside {member.name}"
                 builder.add(os.fsencode(member.name), member.offset_data, member.size)
             # tarfile keeps every member; a tar may have millions.
-            tar.members.clear()
+            tar.members.clear()  # type: ignore[attr-defined]
     except tarfile.TarError:
         return "it ends inside a member"
     file.seek(tar.offset)

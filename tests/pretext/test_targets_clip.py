@@ -1,0 +1,204 @@
+"""The CLIP teacher against the released EVA code's numbers and against open_clip's tower."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unveil.config import ClipTarget, UnveilError
+from unveil.pretext.targets.build import build_target
+from unveil.pretext.targets.clip import HEAD_WIDTHS, ClipTeacher, load_clip
+from unveil.weights.openai_clip import tower_from_openai
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "clip_teacher_tiny.npz"
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, torch.Tensor]:
+    with np.load(GOLDEN) as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def state(golden: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("weight/"): value for name, value in golden.items() if name.startswith("weight/")}
+
+
+def open_clip_tower(*, activation: type[torch.nn.Module], layers: int = 2, width: int = 128) -> torch.nn.Module:
+    from open_clip.transformer import VisionTransformer
+
+    torch.manual_seed(0)
+    tower = VisionTransformer(
+        image_size=28,
+        patch_size=7,
+        width=width,
+        layers=layers,
+        heads=width // 64,
+        mlp_ratio=2.0,
+        output_dim=10,
+        act_layer=activation,
+    ).eval()
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return tower
+
+
+def patch_features(tower: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """As EVA uses the tower, from open_clip's own parts."""
+    with torch.no_grad():
+        tokens = tower.transformer(tower._embeds(pixels))
+        return tower.ln_post(tokens[:, 1:]) @ tower.proj
+
+
+def test_equals_the_released_code(golden: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> None:
+    tower = tower_from_openai(state, activation="quick_gelu")
+    teacher = ClipTeacher(tower, name="tiny", grid=(4, 4), precision=torch.float32)
+    assert (teacher.dim, teacher.grid, teacher.image_size) == (24, (4, 4), 56)
+    # The golden images are normalised floats, so they go to the tower itself.
+    with torch.no_grad():
+        features = teacher._vit(golden["image"]).patches @ teacher._projection
+    assert torch.allclose(features, golden["patch_features"], atol=1e-5, rtol=1e-5)
+
+
+def test_the_whole_call_equals_the_parts(state: dict[str, torch.Tensor]) -> None:
+    """Bytes in: CLIP's normalisation, every block, cls dropped, norm, projection."""
+    teacher = ClipTeacher(
+        tower_from_openai(state, activation="quick_gelu"), name="tiny", grid=(4, 4), precision=torch.float32
+    )
+    images = torch.randint(0, 256, (2, 3, 56, 56), dtype=torch.uint8)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = teacher._vit((images / 255 - mean) / std).patches @ state["proj"]
+    assert torch.allclose(teacher(images), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_equals_open_clips_tower(activation: str) -> None:
+    from open_clip.transformer import QuickGELU
+
+    tower = open_clip_tower(activation=QuickGELU if activation == "quick_gelu" else torch.nn.GELU)
+    images = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    ours = tower_from_openai(tower.state_dict(), activation=activation)
+    teacher = ClipTeacher(ours, name="t", grid=(4, 4), precision=torch.float32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    expected = patch_features(tower, images / 127.5 - 1.0)
+    assert torch.allclose(teacher(images), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_bare_files_with_and_without_prefix(
+    tmp_path: Path, state: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.torch import save_file
+
+    images = torch.randint(0, 256, (1, 3, 56, 56), dtype=torch.uint8)
+    torch.save(state, tmp_path / "bare.pt")
+    whole = {f"visual.{name}": value for name, value in state.items()} | {"logit_scale": torch.ones(())}
+    torch.save({"state_dict": {f"module.{name}": value for name, value in whole.items()}}, tmp_path / "whole.pth")
+    save_file(whole, tmp_path / "whole.safetensors")
+    teachers = [
+        build_target(ClipTarget(name=str(tmp_path / file)), grid=(4, 4), image_size=56, patch_size=14)
+        for file in ("bare.pt", "whole.pth", "whole.safetensors")
+    ]
+    assert "quick GELU" in caplog.text and "ViT-L-14/" in caplog.text
+    for teacher in teachers[1:]:
+        assert torch.equal(teacher(images), teachers[0](images))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_openai_s_own_archive(tmp_path: Path, state: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture) -> None:
+    """Their files are TorchScript programs: the weights are read, nothing is asked about the activation."""
+
+    class Tower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.visual = torch.nn.Module()
+            self.register_buffer("input_resolution", torch.tensor(56))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    whole = Tower()
+    for name, value in state.items():
+        *path, last = name.split(".")
+        module = whole.visual
+        for part in path:
+            if not hasattr(module, part):
+                module.add_module(part, torch.nn.Module())
+            module = getattr(module, part)
+        module.register_parameter(last, torch.nn.Parameter(value.half()))
+    torch.jit.save(torch.jit.trace(whole, torch.zeros(1)), tmp_path / "openai.pt")
+    teacher = load_clip(ClipTarget(name=str(tmp_path / "openai.pt")), grid=(4, 4))
+    assert teacher.dim == 24 and caplog.text == ""
+
+
+def test_model_and_file(tmp_path: Path) -> None:
+    """MODEL/FILE takes the activation from open_clip's model; a name with -quickgelu has the other one."""
+    tower = open_clip_tower(activation=torch.nn.GELU)
+    torch.save(tower.state_dict(), tmp_path / "tower.pt")
+    images = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    named = load_clip(ClipTarget(name=f"ViT-B-32/{tmp_path / 'tower.pt'}"), grid=(4, 4))
+    quick = load_clip(ClipTarget(name=f"ViT-B-32-quickgelu/{tmp_path / 'tower.pt'}"), grid=(4, 4))
+    bare = load_clip(ClipTarget(name=str(tmp_path / "tower.pt")), grid=(4, 4))
+    assert torch.equal(quick(images), bare(images))
+    assert not torch.equal(named(images), bare(images))
+
+
+def test_another_grid_resizes_positions_or_features(state: dict[str, torch.Tensor]) -> None:
+    tower = tower_from_openai(state, activation="quick_gelu")
+    images = torch.randint(0, 256, (1, 3, 70, 70), dtype=torch.uint8)
+    positions = ClipTeacher(tower, name="t", grid=(5, 5), precision=torch.float32)
+    assert positions.image_size == 70 and positions(images).shape == (1, 25, 24)
+    features = ClipTeacher(tower, name="t", grid=(5, 5), resize_grid=True, precision=torch.float32)
+    assert features.image_size == 56 and features(images).shape == (1, 25, 24)
+    own = ClipTeacher(tower, name="t", grid=(4, 4), precision=torch.float32)(images)
+    # Resizing smoothly keeps the mean nearly as it is.
+    assert torch.allclose(features(images).mean(dim=1), own.mean(dim=1), atol=0.1)
+
+
+def test_without_projection(state: dict[str, torch.Tensor]) -> None:
+    tower = tower_from_openai(state, activation="quick_gelu")
+    images = torch.randint(0, 256, (1, 3, 56, 56), dtype=torch.uint8)
+    before = ClipTeacher(tower, name="t", grid=(4, 4), projected=False, precision=torch.float32)
+    after = ClipTeacher(tower, name="t", grid=(4, 4), precision=torch.float32)
+    assert before.dim == 64
+    assert torch.allclose(before(images) @ state["proj"], after(images), atol=1e-4)
+    with pytest.raises(UnveilError, match="no projection"):
+        ClipTeacher(dataclasses.replace(tower, projection=None), name="t", grid=(4, 4))
+
+
+def test_heads_are_open_clips() -> None:
+    """No shape in a file tells how many heads there are; the widths that we know by heart are open_clip's."""
+    import open_clip
+
+    for model in open_clip.list_models():
+        vision = open_clip.get_model_config(model)["vision_cfg"]
+        if "timm_model_name" not in vision and not isinstance(vision["layers"], list):
+            assert vision.get("head_width", 64) == HEAD_WIDTHS.get(vision["width"], 64), model
+
+
+def test_bad_files(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    def load(name: str) -> None:
+        load_clip(ClipTarget(name=str(tmp_path / name)), grid=(4, 4))
+
+    (tmp_path / "text.pt").write_text("not weights")
+    with pytest.raises(UnveilError, match=r"text\.pt cannot be read"):
+        load("text.pt")
+    torch.save(state, tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:5000])
+    with pytest.raises(UnveilError, match=r"cut\.pt cannot be read"):
+        load("cut.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    with pytest.raises(UnveilError, match="hold no tensors"):
+        load("empty.pt")
+    torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(UnveilError, match="not a CLIP"):
+        load("other.pt")
+    torch.save({"visual.trunk.norm.weight": torch.zeros(3)}, tmp_path / "trunk.pt")
+    with pytest.raises(UnveilError, match="EVA01-g-14/"):
+        load("trunk.pt")
+    torch.save({k: v for k, v in state.items() if "resblocks.1.ln_1" not in k}, tmp_path / "incomplete.pt")
+    with pytest.raises(UnveilError, match=r"norm1"):
+        load("incomplete.pt")

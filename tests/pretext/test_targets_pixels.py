@@ -1,0 +1,29 @@
+"""Pixel targets by hand."""
+
+import numpy as np
+import torch
+
+from unveil.pretext.targets.pixels import PixelPatches
+
+
+def test_patches_are_rows_of_pixels_with_their_colours_together() -> None:
+    images = torch.arange(3 * 4 * 6, dtype=torch.uint8).view(1, 3, 4, 6)
+    target = PixelPatches((2, 3), patch_size=2, normalize=False)
+    patches = target(images)
+    assert patches.shape == (1, 6, 12) and target.dim == 12 and target.image_size == 4
+    # Patch 4 is the second row's middle one: pixels (2, 2), (2, 3), (3, 2), (3, 3), each with its three colours.
+    by_hand = [images[0, colour, y, x].item() / 127.5 - 1 for y in (2, 3) for x in (2, 3) for colour in range(3)]
+    assert np.allclose(patches[0, 4].numpy(), by_hand, atol=1e-6)
+
+
+def test_normalized_by_each_patch() -> None:
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    patches = PixelPatches((2, 2), patch_size=4, normalize=True)(images)
+    raw = images[1, :, 4:, :4].permute(1, 2, 0).numpy().reshape(-1) / 127.5 - 1.0
+    by_hand = (raw - raw.mean()) / np.sqrt(raw.var(ddof=1) + 1e-6)
+    assert np.allclose(patches[1, 2].numpy(), by_hand, atol=1e-4)
+
+
+def test_a_patch_of_one_colour_is_finite() -> None:
+    patches = PixelPatches((1, 1), patch_size=4, normalize=True)(torch.full((1, 3, 4, 4), 200, dtype=torch.uint8))
+    assert torch.equal(patches, torch.zeros(1, 1, 48))
