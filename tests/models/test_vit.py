@@ -16,7 +16,7 @@ from unveil.config import UnveilError, ViTConfig
 from unveil.config.model import vit_base, vit_giant, vit_large, vit_small, vit_tiny
 from unveil.models.randomness import keyed_uniform
 from unveil.models.transformer import attend
-from unveil.models.vit import ViT, resize_positions
+from unveil.models.vit import ViT, resize_positions, sine_cosine_positions
 
 TINY = ViTConfig(image_size=28, patch_size=7, width=48, depth=3, heads=4, mlp_width=96)
 
@@ -287,10 +287,20 @@ def test_attention_maps_are_float32_under_autocast() -> None:
 
 
 def test_sine_cosine_positions_tell_rows_from_columns() -> None:
-    config = ViTConfig(image_size=28, patch_size=7, width=16, depth=1, heads=2, mlp_width=32)
-    table = ViT(dataclasses.replace(config, position_init="sine_cosine")).pos_embed[0, 1:].detach().view(4, 4, 16)
-    assert torch.equal(table[:, 0, 8:], table[:1, 0, 8:].expand(4, -1)) and torch.equal(
-        table[0, :, :8], table[0, :1, :8].expand(4, -1)
-    )
+    table = sine_cosine_positions((4, 4), 16).view(4, 4, 16)
+    assert torch.equal(table[:, 0, 8:], table[:1, 0, 8:].expand(4, -1))
+    assert torch.equal(table[0, :, :8], table[0, :1, :8].expand(4, -1))
     expected = torch.sin(torch.tensor(3.0) * 10_000.0 ** -torch.tensor([0.0, 0.25, 0.5, 0.75]))
     assert torch.allclose(table[3, 0, :4], expected)
+    with pytest.raises(UnveilError, match="multiple of 4"):
+        sine_cosine_positions((4, 4), 18)
+
+
+def test_sine_cosine_positions_start_as_large_as_the_patches() -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=28, patch_size=4, width=192, depth=1, heads=3, mlp_width=8, position_init="sine_cosine"
+    )
+    vit = ViT(config)
+    patches = vit.patch_embed(torch.randn(16, 3, 28, 28))
+    assert vit.pos_embed[:, 1:].std().item() == pytest.approx(patches.std().item(), rel=0.2)

@@ -88,7 +88,11 @@ class ViT(nn.Module):
                 block.attn.proj.weight.div_((2.0 * number) ** 0.5)
                 block.mlp.fc2.weight.div_((2.0 * number) ** 0.5)
             if self.config.position_init == "sine_cosine":
-                self.pos_embed[0, 1:] = sine_cosine_positions(self.config.grid, self.config.width)
+                table = sine_cosine_positions(self.config.grid, self.config.width)
+                # As large as the embedded patches are at the start, so that neither drowns the other: pixels are of unit
+                # variance, each adds the square of its weight, and sines and cosines have a mean square of one half.
+                patch_size = self.patch_embed.proj.weight.square().sum(dim=(1, 2, 3)).mean().sqrt()
+                self.pos_embed[0, 1:] = table * patch_size * 2.0**0.5
 
     def grid_of(self, images: Float[Tensor, "b 3 h w"]) -> tuple[int, int]:
         """Rows and columns of patches that images of this size make.

@@ -1,0 +1,107 @@
+"""The quickstart's story in miniature, on the embedded scenes and on somebody's class folders."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from unveil.config import FashionScenes, UnveilError
+from unveil.config.quickstart import QuickstartConfig
+from unveil.data.samples.writers import write_samples
+from unveil.engine import Parallel
+from unveil.quickstart import Clock, table, tell
+from unveil.quickstart_report import write_report
+from unveil.recipes.quickstart import quickstart
+
+
+def miniature() -> QuickstartConfig:
+    """The real configuration with fewer images, steps and seeds, and a narrower network."""
+    config = quickstart()
+    pretrain = config.pretrain
+    short = tuple(
+        replace(
+            few,
+            labels=40,
+            seeds=2,
+            pretrained=replace(
+                few.pretrained, optimization=replace(few.pretrained.optimization, steps=2, warmup_steps=1)
+            ),
+            scratch=replace(few.scratch, optimization=replace(few.scratch.optimization, steps=2, warmup_steps=1)),
+        )
+        for few in config.finetune[:1]
+    )
+    return replace(
+        config,
+        pretrain=replace(
+            pretrain,
+            model=replace(pretrain.model, width=32, depth=2, heads=2, mlp_width=64),
+            data=replace(pretrain.data, source=FashionScenes(split="train", count=96)),
+            optimization=replace(
+                pretrain.optimization, steps=4, epochs=None, warmup_steps=1, warmup_epochs=None, global_batch_size=32
+            ),
+            engine=replace(pretrain.engine, log_every=1),
+        ),
+        test=FashionScenes(split="test", count=48),
+        probe_labels=(40,),
+        probe_seeds=2,
+        finetune=short,
+    )
+
+
+def run(out: Path, data: Path | None) -> tuple[dict, str, list[float]]:
+    shares: list[float] = []
+    with Parallel.start("cpu") as parallel:
+        story = tell(
+            miniature(), data=data, out=out, parallel=parallel, progress=lambda chapter, share: shares.append(share)
+        )
+    page = write_report(story, out)
+    header, rows = table(story.report["finetune"])
+    assert header == ["", "40 labels"] and [row[0] for row in rows] == ["pre-trained", "untrained / scratch"]
+    return json.loads((out / "report.json").read_text()), page.read_text(), shares
+
+
+def test_the_story_on_embedded_scenes(tmp_path: Path) -> None:
+    report, page, shares = run(tmp_path, None)
+    assert set(report) == {"linear_probe", "knn", "finetune", "seconds"}
+    methods = {"pretrained", "scratch", "teacher", "raw_pixels"}
+    for scores in (report["linear_probe"], report["knn"]):
+        assert set(scores) == {"40", "96"}
+        assert all(set(row) == methods for row in scores.values())
+        assert [len(scores[count]["pretrained"]) for count in ("40", "96")] == [2, 1]
+    assert set(report["finetune"]["40"]) == {"pretrained", "scratch"}
+    values = [
+        value for part in ("linear_probe", "knn", "finetune") for row in report[part].values() for value in row.values()
+    ]
+    assert all(0.0 <= accuracy <= 1.0 for accuracies in values for accuracy in accuracies)
+    assert (tmp_path / "pretrain" / "metrics.jsonl").exists()
+    assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] == 1.0
+    pictures = re.findall(r'base64,([^"]+)"', page)
+    assert len(pictures) == 4
+    assert all(Image.open(io.BytesIO(base64.b64decode(picture))).size[0] > 300 for picture in pictures)
+
+
+def test_the_story_on_class_folders(tmp_path: Path) -> None:
+    data = tmp_path / "scenes"
+    write_samples(data, "folders", FashionScenes(size=40, count=60), test_count=20)
+    report, page, _ = run(tmp_path / "out", data)
+    assert set(report["linear_probe"]) == {"40", "60"}
+    assert "60 images" in page and "20 other images of 10 classes" in page
+    held_out, _, _ = run(tmp_path / "held out", data / "train")
+    assert set(held_out["linear_probe"]) == {"40", "48"}
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / "data" / "only").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "data" / "only" / f"{number}.png")
+    with Parallel.start("cpu") as parallel, pytest.raises(UnveilError, match="needs 2 classes"):
+        tell(miniature(), data=tmp_path / "data", out=tmp_path / "out", parallel=parallel, progress=lambda *_: None)
+
+
+def test_chapters_fill_the_bar() -> None:
+    assert sum(Clock.SHARES.values()) == pytest.approx(1.0)
