@@ -32,19 +32,25 @@ def linear_probe(
 ) -> float:
     """Test accuracy, 0 to 1, of multinomial logistic regression on standardised features.
 
-    The strength of the regularisation is chosen on a held-out fifth of the training labels, then all are used.
+    The strength of the regularisation is chosen on a held-out fifth of each class's training labels (where every class
+    has one label only, on the labels learnt from), then all are used.
     """
     from sklearn.linear_model import LogisticRegression
 
     mean, deviation = train.mean(0), train.std(0).clamp_min(1e-6)
     x, y = ((train - mean) / deviation).numpy(), train_labels.numpy()
     order = np.random.default_rng(0).permutation(len(y))
-    held_out, kept = order[: len(y) // 5], order[len(y) // 5 :]
+    # Class by class, and never the whole of one: a class can be so small that all of it would be held out.
+    classes = [order[y[order] == label] for label in np.unique(y)]
+    held = [len(members) // 5 or int(len(members) > 1) for members in classes]
+    kept = np.concatenate([members[count:] for members, count in zip(classes, held, strict=True)])
+    held_out = np.concatenate([members[:count] for members, count in zip(classes, held, strict=True)])
+    judged = held_out if len(held_out) else kept
 
     def fitted(strength: float, rows: np.ndarray) -> LogisticRegression:
         return LogisticRegression(C=strength, max_iter=200).fit(x[rows], y[rows])
 
-    best = max(REGULARISATION, key=lambda strength: fitted(strength, kept).score(x[held_out], y[held_out]))
+    best = max(REGULARISATION, key=lambda strength: fitted(strength, kept).score(x[judged], y[judged]))
     return float(fitted(best, order).score(((test - mean) / deviation).numpy(), test_labels.numpy()))
 
 
