@@ -59,7 +59,7 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = vit_small()
-    teacher = EmbeddedTeacher(config.grid, image_size=224).to(device)
+    teacher = EmbeddedTeacher(config.grid).to(device)
     masking = masking_function(BlockMasking(count=105, min_block=16))
     masks = torch.stack([masking(sample_rng(0, number), config.grid) for number in range(BATCH)])
     hidden, weight = (part.to(device) for part in pad_hidden(masks, masking.limit(config.grid)))

@@ -106,8 +106,8 @@ def _add_similarity(story: Story, report: Report) -> None:
     report.heading("What the student could not see, and predicted")
     report.picture(
         sheet(rows, SIDE),
-        "Test images; what the student saw; similarity of its prediction to the teacher's feature at each hidden patch, "
-        f"from violet (0) to yellow (1). Mean here: {mean:.2f}.",
+        "Test images; what the student saw; similarity of its prediction to the teacher's feature at each hidden "
+        f"patch, from violet (0) to yellow (1). Mean here: {mean:.2f}.",
     )
 
 

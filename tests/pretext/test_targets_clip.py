@@ -99,7 +99,7 @@ def test_bare_files_with_and_without_prefix(
     torch.save({"state_dict": {f"module.{name}": value for name, value in whole.items()}}, tmp_path / "whole.pth")
     save_file(whole, tmp_path / "whole.safetensors")
     teachers = [
-        build_target(ClipTarget(name=str(tmp_path / file)), grid=(4, 4), image_size=56, patch_size=14)
+        build_target(ClipTarget(name=str(tmp_path / file)), grid=(4, 4), patch_size=14)
         for file in ("bare.pt", "whole.pth", "whole.safetensors")
     ]
     assert "quick GELU" in caplog.text and "ViT-L-14/" in caplog.text

@@ -72,7 +72,7 @@ def test_hub_not_reachable(monkeypatch: pytest.MonkeyPatch, target: ClipTarget |
 
     monkeypatch.setattr(hub.urllib.request, "urlopen", refuse)
     with pytest.raises(UnveilError, match=r"cannot be reached \(no such host\).*local file.*--teacher embedded"):
-        build_target(target, grid=(14, 14), image_size=224, patch_size=16)
+        build_target(target, grid=(14, 14), patch_size=16)
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -81,7 +81,7 @@ def test_hub_offline_by_wish(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UnveilError, match=r"HF_HUB_OFFLINE is set.*--teacher embedded"):
-        build_target(ClipTarget(), grid=(16, 16), image_size=224, patch_size=14)
+        build_target(ClipTarget(), grid=(16, 16), patch_size=14)
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -92,7 +92,7 @@ def test_hub_refuses(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setattr(hub, "require_reachable", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: raise_like_the_hub(kind))
     with pytest.raises(UnveilError, match=r"ViT-L-14/openai .*could not be downloaded: nothing.*--teacher embedded"):
-        build_target(ClipTarget(), grid=(16, 16), image_size=224, patch_size=14)
+        build_target(ClipTarget(), grid=(16, 16), patch_size=14)
 
 
 def raise_like_the_hub(kind: str) -> None:

@@ -86,7 +86,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     reference = network("vit_tiny_patch16_224")
     torch.save(reference.state_dict(), tmp_path / "vit.pth")
     target = TimmTarget(name="vit_tiny_patch16_224", file=str(tmp_path / "vit.pth"))
-    teacher = build_target(target, grid=(14, 14), image_size=224, patch_size=16)
+    teacher = build_target(target, grid=(14, 14), patch_size=16)
     with torch.no_grad():
         expected = reference.forward_features(images(224) / 127.5 - 1.0)[:, 1:]
     similarity = torch.nn.functional.cosine_similarity(teacher(images(224)), expected, dim=-1)

@@ -89,7 +89,7 @@ class ViT(nn.Module):
                 block.mlp.fc2.weight.div_((2.0 * number) ** 0.5)
             if self.config.position_init == "sine_cosine":
                 table = sine_cosine_positions(self.config.grid, self.config.width)
-                # As large as the embedded patches are at the start, so that neither drowns the other: pixels are of unit
+                # As large as the embedded patches are at the start, so that neither drowns the other: pixels have unit
                 # variance, each adds the square of its weight, and sines and cosines have a mean square of one half.
                 patch_size = self.patch_embed.proj.weight.square().sum(dim=(1, 2, 3)).mean().sqrt()
                 self.pos_embed[0, 1:] = table * patch_size * 2.0**0.5

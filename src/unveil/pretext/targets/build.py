@@ -9,15 +9,15 @@ from unveil.pretext.targets.pixels import PixelPatches
 from unveil.pretext.targets.timm import load_timm
 
 
-def build_target(config: TargetConfig, *, grid: tuple[int, int], image_size: int, patch_size: int) -> Target:
-    """The teacher for a student of `grid` patches, `patch_size` pixels each, on images of `image_size` pixels.
+def build_target(config: TargetConfig, *, grid: tuple[int, int], patch_size: int) -> Target:
+    """The teacher for a student of `grid` patches, `patch_size` pixels each.
 
     Raises:
         UnveilError: name unknown, hub not reachable, weights unreadable, features that do not fall on the patches.
     """
     match config:
         case EmbeddedTarget():
-            return EmbeddedTeacher(grid, image_size=image_size, normalization=config.normalization)
+            return EmbeddedTeacher(grid, normalization=config.normalization)
         case PixelTarget():
             return PixelPatches(grid, patch_size=patch_size, normalize=config.normalize)
         case ClipTarget():

@@ -7,13 +7,11 @@ import copy
 import re
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from unveil.config import UnveilError
-from unveil.data.samples.photos import PHOTOS, photo_crop
 from unveil.pretext.targets.inference import fast_precision, fit_images
 
 STRIDE = 32
@@ -44,13 +42,10 @@ OUTSIDE_BLOCKS = {
     "_fc": "classifier",
 }
 
-Crop = tuple[float, float, float]
-STATISTICS_CROPS: tuple[Crop, ...] = ((1.0, 0.5, 0.5), *((0.5, left, top) for left in (0.0, 1.0) for top in (0.0, 1.0)))
-"""Of each photo: share of its short side, place from left, place from top."""
-LARGE_GRID = 100
-"""From so many cells on, the whole photos alone give as many features as all crops do on a small grid."""
+CHUNK = 32
+"""Images per pass of `fit`."""
 LEAST_STD = 0.1
-"""Far below a typical channel's 0.7: one that the photos leave nearly silent must not shout on other images."""
+"""Far below a typical channel's 0.7: one that is nearly silent in the examples must not shout on other images."""
 
 Normalization = Literal["none", "centre", "standardize"]
 
@@ -62,11 +57,8 @@ class EmbeddedTeacher:
 
     EVA leaves CLIP's features as they are. These come out of a ReLU6 and are never negative, so all of them lean the
     same way: answering with the mean feature alone reaches a cosine of 0.27 on photos of 224 px and 0.44 on those of
-    28 px, enlarged. So each channel is centred ("centre"), and also divided by its standard deviation ("standardize"),
-    which leaves 0.17 and 0.13 of the 0.44. The statistics are those of fixed crops of the photos in the scikit-image
-    and scikit-learn wheels, taken once here, in fp32 on the CPU: no data of the user's enters, and every run has the
-    same target. They are taken at the size at which images will arrive, since enlarged images have features of their
-    own: with statistics of 224 px, 0.39 and 0.45 would be left.
+    28 px, enlarged. So `fit` takes the mean of each channel over examples of the images to come, and "centre" takes it
+    away; "standardize" also divides by the standard deviation. Until `fit`, features are as they come.
     """
 
     dim = 1280
@@ -75,27 +67,19 @@ class EmbeddedTeacher:
         self,
         grid: tuple[int, int],
         *,
-        image_size: int,
-        normalization: Normalization = "standardize",
+        normalization: Normalization = "centre",
         precision: torch.dtype | None = None,
     ) -> None:
-        """`image_size`: side at which images will arrive, pixels. `precision` left out: bf16 where it is fast.
-
-        Raises UnveilError where the package or its file is missing or broken.
-        """
+        """`precision` left out: bf16 where it is fast. Raises UnveilError where the package is missing or broken."""
         self.grid = grid
         self.image_size = STRIDE * grid[0]
-        self.name = f"efficientnet_lite0/{normalization}/{grid[0]}x{grid[1]}/from {image_size} px"
+        self.normalization = normalization
+        self.name = f"efficientnet_lite0/{normalization}/{grid[0]}x{grid[1]}"
         self._precision = precision
         self._folded = load_folded()
         self._network = self._folded
         self._mean = torch.zeros(self.dim)
         self._std = torch.ones(self.dim)
-        if normalization != "none":
-            mean, std = self._statistics(image_size)
-            self._mean = mean
-            if normalization == "standardize":
-                self._std = std.clamp(min=LEAST_STD)
         self.to("cpu")
 
     def to(self, place: torch.device | str) -> "EmbeddedTeacher":
@@ -118,18 +102,19 @@ class EmbeddedTeacher:
         return cells.flatten(2).transpose(1, 2).float()
 
     @torch.no_grad()
-    def _statistics(self, image_size: int) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
-        """Mean and standard deviation of each channel over the cells of the fixed crops."""
-        rows, columns = self.grid
-        crops = STATISTICS_CROPS[:1] if rows * columns >= LARGE_GRID else STATISTICS_CROPS
-        photos = [_crops_of(number, image_size, crops) for number in range(len(PHOTOS))]
-        cells = torch.cat([self._features(images).flatten(0, 1) for images in photos])
-        return cells.mean(dim=0), cells.std(dim=0)
+    def fit(self, examples: UInt8[Tensor, "b 3 h w"]) -> None:
+        """Take the statistics over the cells of these images, which should be of the kind and size to come.
 
-
-def _crops_of(photo: int, image_size: int, crops: tuple[Crop, ...] = STATISTICS_CROPS) -> UInt8[Tensor, "b 3 h w"]:
-    images = [photo_crop(photo, side, left, top, False, image_size, False) for side, left, top in crops]
-    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).contiguous()
+        In fp32 on the CPU, whatever the teacher runs on, so that they differ as little as can be between machines.
+        """
+        place, network = self._mean.device, self._network
+        self._network = self._folded
+        cells = torch.cat([self._features(part.cpu()).flatten(0, 1) for part in examples.split(CHUNK)])
+        self._network = network
+        if self.normalization != "none":
+            self._mean = cells.mean(dim=0).to(place)
+        if self.normalization == "standardize":
+            self._std = cells.std(dim=0).clamp(min=LEAST_STD).to(place)
 
 
 def load_folded() -> nn.Module:
