@@ -4,11 +4,14 @@ import logging
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
-from unveil.config import ClassificationConfig, FashionScenes, ImageFiles, PretrainConfig
+from unveil.config import ClassificationConfig, FashionScenes, ImageFiles, PretrainConfig, UnveilError, ViTConfig
 from unveil.config.data import CenterCrop, RandomResizedCrop, Source
 from unveil.config.resolve import MAY_CHANGE_ON_RESUME, Machine
 from unveil.config.serialize import to_json
@@ -17,6 +20,7 @@ from unveil.data.loader import EvaluationLoader, TrainingLoader
 from unveil.data.order import ORDER_NAME
 from unveil.data.samples.scenes import FashionSceneSource
 from unveil.data.sources.base import Source as ImageSource
+from unveil.data.sources.base import UnreadableSample
 from unveil.data.sources.open import open_images
 from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink, build_sinks, evaluate, fastest_precision, train
 from unveil.models.vit import ViT
@@ -24,12 +28,16 @@ from unveil.pretext.masked_modelling import MaskedModelling
 from unveil.pretext.masking import masking_function
 from unveil.pretext.targets.build import build_target
 from unveil.pretext.targets.cache import TargetCache
+from unveil.pretext.targets.embedded import EmbeddedTeacher
 from unveil.pretext.view import MaskedCollate, MaskedView
 from unveil.tasks.classification.task import Classification
 from unveil.tasks.classification.view import LabelledView, collate_labelled
 from unveil.weights.load import load_backbone
 
 logger = logging.getLogger(__name__)
+
+EXAMPLES = 128
+"""Images over which the embedded teacher takes its mean feature: thousands of cells."""
 
 
 def find_machine(parallel: Parallel) -> Machine:
@@ -50,17 +58,26 @@ def find_machine(parallel: Parallel) -> Machine:
     )
 
 
-def build_source(config: Source) -> ImageSource:
+def build_source(config: Source, on_progress: Callable[[int], None] | None = None) -> ImageSource:
     """The images of a configuration.
+
+    Args:
+        on_progress: called with the number of images found so far.
 
     Raises:
         UnveilError: nothing there, or nothing that is an image.
     """
     match config:
         case ImageFiles(paths=paths):
-            return open_images(paths)
+            return open_images(paths, on_progress=on_progress)
         case FashionScenes():
             return FashionSceneSource(config)
+
+
+def count_parameters(model: ViTConfig) -> int:
+    """Of the student without its head, for which no memory is taken."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in ViT(model, mask_token=True).parameters())
 
 
 def build_masked_modelling(config: PretrainConfig) -> MaskedModelling:
@@ -70,7 +87,7 @@ def build_masked_modelling(config: PretrainConfig) -> MaskedModelling:
         UnveilError: a teacher that cannot be had, or does not fit the student.
     """
     model = config.model
-    target = build_target(config.target, grid=model.grid, image_size=model.image_size, patch_size=model.patch_size)
+    target = build_target(config.target, grid=model.grid, patch_size=model.patch_size)
     torch.manual_seed(config.engine.seed)
     backbone = ViT(model, mask_token=True)
     return MaskedModelling(backbone, target, seed=config.engine.seed, normalization=config.data.normalization)
@@ -96,44 +113,54 @@ def pretrain(
     """
     optimization, engine = config.optimization, config.engine
     assert optimization.micro_batch_size is not None and config.data.workers is not None
-    digest = {"order": ORDER_NAME, "parts": source.digest()}
+    # Before the run's folder is made: what turns out to be impossible here must leave no run behind.
+    task = build_masked_modelling(config)
+    if isinstance(task.target, EmbeddedTeacher):
+        task.target.fit(examples(source, _teacher_size(config, task) or config.model.image_size))
+    report = None
+    if config.init_from is not None and not RunFolder(out).checkpoints.steps():
+        report = load_backbone(task.backbone, Path(config.init_from))
+    if config.cache_targets:
+        random_crops = isinstance(config.data.crop, RandomResizedCrop)
+        task.cache = TargetCache(task.target, len(source), flips=config.data.flip, random_crops=random_crops)
+    masking = masking_function(config.masking)
+    grid = config.model.grid
+    view = MaskedView(
+        crop=config.data.crop,
+        flip=config.data.flip,
+        image_size=config.model.image_size,
+        teacher_size=None if config.cache_targets else _teacher_size(config, task),
+        grid=grid,
+        masking=masking,
+    )
+    collate = MaskedCollate(limit=masking.limit(grid))
+    loader = TrainingLoader(
+        source,
+        view,
+        collate,
+        seed=engine.seed,
+        global_batch_size=optimization.global_batch_size,
+        micro_batch_size=optimization.micro_batch_size,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+        workers=config.data.workers,
+        max_unreadable_share=config.data.max_unreadable_share,
+    )
+    validation = _validation(config, task, view, collate, parallel)
+    sinks = (*build_sinks(out, engine.trackers, to_json(config)), *watchers)
     with RunFolder.open(
         out,
         config=to_json(config),
-        data=digest,
+        data={"order": ORDER_NAME, "parts": source.digest()},
         parallel=parallel,
         allowed_changes=MAY_CHANGE_ON_RESUME,
         keep_last=engine.keep_last,
     ) as run:
-        task = build_masked_modelling(config)
-        if config.init_from is not None:
-            logger.info("%s", load_backbone(task.backbone, Path(config.init_from)))
+        if report is not None:
+            logger.info("%s", report)
         task.target.to(parallel.device)
-        if config.cache_targets:
-            task.cache = _fill_cache(config, task, source, parallel, on_cache)
-        masking = masking_function(config.masking)
-        grid = config.model.grid
-        view = MaskedView(
-            crop=config.data.crop,
-            flip=config.data.flip,
-            image_size=config.model.image_size,
-            teacher_size=None if config.cache_targets else _teacher_size(config, task),
-            grid=grid,
-            masking=masking,
-        )
-        collate = MaskedCollate(limit=masking.limit(grid))
-        loader = TrainingLoader(
-            source,
-            view,
-            collate,
-            seed=engine.seed,
-            global_batch_size=optimization.global_batch_size,
-            micro_batch_size=optimization.micro_batch_size,
-            rank=parallel.rank,
-            world_size=parallel.world_size,
-            workers=config.data.workers,
-            max_unreadable_share=config.data.max_unreadable_share,
-        )
+        if task.cache is not None:
+            _fill(task.cache, config, task, source, parallel, on_cache)
         outcome = train(
             task,
             loader.steps,
@@ -141,10 +168,30 @@ def pretrain(
             settings=engine,
             parallel=parallel,
             run=run,
-            sinks=(*build_sinks(out, engine.trackers, to_json(config), "pre-training"), *watchers),
-            evaluate=_validation(config, task, view, collate, parallel),
+            sinks=sinks,
+            evaluate=validation,
         )
     return task, outcome
+
+
+def examples(source: ImageSource, size: int) -> UInt8[Tensor, "b 3 h w"]:
+    """Centre crops of some images of a source, evenly spread: the same for the same source.
+
+    Raises:
+        UnveilError: none of them can be read.
+    """
+    count = min(EXAMPLES, len(source))
+    crops, problem = [], ""
+    for place in (number * len(source) // count for number in range(count)):
+        try:
+            image = source[place].image
+        except UnreadableSample as error:
+            problem = str(error)
+            continue
+        crops.append(resize_crop(image, crop_box(image.size, CenterCrop(), random.Random(0)), size, False))
+    if not crops:
+        raise UnveilError(f"none of {count} images tried can be read, such as {problem}; copy the images again")
+    return torch.stack(crops)
 
 
 def _teacher_size(config: PretrainConfig, task: MaskedModelling) -> int | None:
@@ -159,17 +206,15 @@ def _teacher_size(config: PretrainConfig, task: MaskedModelling) -> int | None:
     return None if drawn_at_student_size or size == config.model.image_size else size
 
 
-def _fill_cache(
+def _fill(
+    cache: TargetCache,
     config: PretrainConfig,
     task: MaskedModelling,
     source: ImageSource,
     parallel: Parallel,
     on_cache: Callable[[int, int], None] | None,
-) -> TargetCache:
+) -> None:
     crop = config.data.crop
-    cache = TargetCache(
-        task.target, len(source), flips=config.data.flip, random_crops=isinstance(crop, RandomResizedCrop)
-    )
     size = _teacher_size(config, task) or config.model.image_size
     undrawn = random.Random(0)
     cache.fill(
@@ -178,7 +223,6 @@ def _fill_cache(
         parallel.device,
         on_cache or (lambda done, total: None),
     )
-    return cache
 
 
 def _validation(
@@ -186,13 +230,11 @@ def _validation(
 ) -> Callable[[], dict[str, float]] | None:
     if config.data.validation is None:
         return None
-    from dataclasses import replace
-
     assert config.optimization.micro_batch_size is not None and config.data.workers is not None
     loader = EvaluationLoader(
         build_source(config.data.validation),
-        # Released code: short side to 256, middle 224.
-        replace(view, crop=CenterCrop(share=224 / 256), flip=False),
+        # Released code: short side to 256, middle 224. The cache, if there is one, knows the training images only.
+        replace(view, crop=CenterCrop(share=224 / 256), flip=False, teacher_size=_teacher_size(config, task)),
         collate,
         batch_size=config.optimization.micro_batch_size,
         rank=parallel.rank,

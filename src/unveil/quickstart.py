@@ -28,6 +28,7 @@ from unveil.data.sources.subset import SubsetSource
 from unveil.engine import Parallel, Precision, evaluate
 from unveil.models.vit import ViT
 from unveil.pretext.masked_modelling import MaskedModelling
+from unveil.pretext.targets.cache import TargetCache
 from unveil.tasks.classification.frozen_features import few_labels, knn_accuracy, linear_probe
 
 Progress = Callable[[str, float], None]
@@ -44,6 +45,8 @@ class Images:
 
     pixels: UInt8[Tensor, "n 3 h w"]
     labels: Int64[Tensor, "n"]
+    places: Int64[Tensor, "n"]
+    """In their source; those that could not be read are missing."""
 
 
 @dataclass
@@ -209,7 +212,7 @@ def open_data(config: QuickstartConfig, data: Path | None) -> tuple[Source, Sour
 
 def read_images(source: Source, size: int, done: Callable[[float], None]) -> Images:
     """All readable images of a source, centre crops of one size, with their labels."""
-    pixels, labels = [], []
+    pixels, labels, places = [], [], []
     for place in range(len(source)):
         try:
             sample = source[place]
@@ -218,9 +221,10 @@ def read_images(source: Source, size: int, done: Callable[[float], None]) -> Ima
         box = crop_box(sample.image.size, CenterCrop(), sample_rng(0, place))
         pixels.append(resize_crop(sample.image, box, size, False))
         labels.append(sample.label)
+        places.append(place)
         if place % 500 == 0:
             done(place / len(source))
-    return Images(torch.stack(pixels), torch.tensor(labels))
+    return Images(torch.stack(pixels), torch.tensor(labels), torch.tensor(places))
 
 
 def extract_all(story: Story, parallel: Parallel, precision: Precision, done: Callable[[float], None]) -> None:
@@ -241,12 +245,21 @@ def extract_all(story: Story, parallel: Parallel, precision: Precision, done: Ca
     }
     for turn, (name, method) in enumerate(methods.items()):
         parts = []
-        for images in (story.train.pixels, story.test.pixels):
+        for images in (story.train, story.test):
+            if name == "teacher" and images is story.train and story.task.cache is not None:
+                parts.append(_cached_means(story.task.cache, images.places))
+                continue
             with torch.no_grad(), precision.autocast():
-                batches = [method(batch.to(parallel.device)).float().cpu() for batch in images.split(BATCH)]
+                batches = [method(batch.to(parallel.device)).float().cpu() for batch in images.pixels.split(BATCH)]
             parts.append(torch.cat(batches))
         story.features[name] = (parts[0], parts[1])
         done((turn + 1) / len(methods))
+
+
+def _cached_means(cache: TargetCache, places: Int64[Tensor, "n"]) -> Float[Tensor, "n d"]:
+    """Mean patch features that pre-training had computed already."""
+    upright = torch.zeros(BATCH, dtype=torch.bool)
+    return torch.cat([cache.lookup(part, upright[: len(part)]).float().mean(dim=1) for part in places.split(BATCH)])
 
 
 def probe(story: Story, done: Callable[[float], None]) -> None:

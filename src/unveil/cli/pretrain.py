@@ -8,6 +8,7 @@ import tyro
 
 from unveil.config import ImageFiles, PretrainConfig, UnveilError
 from unveil.config.override import override, recipe_named
+from unveil.config.pretext import Masking, Target
 from unveil.config.resolve import Machine, batch_arithmetic, resolve
 from unveil.config.teacher import parse_teacher
 from unveil.recipes import PRETRAINING, choose_pretraining
@@ -58,28 +59,40 @@ class Pretrain:
     """Print what would happen, and stop."""
 
     def run(self) -> int:
-        from unveil.build import build_source, find_machine, pretrain
-        from unveil.engine import Parallel
+        import torch
 
-        with Parallel.start() as parallel:
+        from unveil.build import build_source, find_machine, pretrain
+        from unveil.cli.terminal import counting, log_on_terminal, tenths
+        from unveil.engine import ConsoleProgress, Parallel
+
+        with Parallel.start() as parallel, log_on_terminal(parallel.rank):
             machine = find_machine(parallel)
-            source = build_source(ImageFiles(paths=self.images))
+            with counting("images", shown=parallel.is_main) as count:
+                source = build_source(ImageFiles(paths=self.images), count)
             config = self.configure(images=len(source), machine=machine)
             out = self.out or Path("runs") / config.recipe
+            description = describe(config, source, machine, out, chosen=self.recipe is None)
             if parallel.is_main:
-                print(describe(config, source, machine, out, chosen=self.recipe is None), flush=True)
+                print(description, flush=True)
             if self.dry_run:
                 return 0
-            _, outcome = pretrain(config, source, out=out, parallel=parallel)
-            if outcome.stopped:
-                if parallel.is_main:
-                    print(f"stopped and saved at step {outcome.step}; the same command goes on from there")
-                return 143
-            if parallel.is_main:
-                print(
-                    f"done: {out}/checkpoints/step_{outcome.step:08d}, loss {outcome.metrics.get('loss', float('nan')):.4f}"
+            try:
+                _, outcome = pretrain(
+                    config,
+                    source,
+                    out=out,
+                    parallel=parallel,
+                    watchers=(ConsoleProgress("pre-training"),),
+                    on_cache=tenths("the teacher's features of the images"),
                 )
-        return 0
+            except torch.OutOfMemoryError as error:
+                raise UnveilError(no_memory(config)) from error
+            if parallel.is_main and outcome.stopped:
+                print(f"stopped and saved at step {outcome.step}; the same command goes on from there")
+            elif parallel.is_main:
+                loss = outcome.metrics.get("loss", float("nan"))
+                print(f"done: {out}/checkpoints/step_{outcome.step:08d}, loss {loss:.4f}")
+        return 143 if outcome.stopped else 0
 
     def configure(self, *, images: int, machine: Machine) -> PretrainConfig:
         """The recipe with this command's options, complete.
@@ -87,12 +100,18 @@ class Pretrain:
         Raises:
             UnveilError: an option that does not fit.
         """
+        if self.steps is not None and self.epochs is not None:
+            raise UnveilError("both --steps and --epochs are given; give one of them")
+        for name in ("steps", "epochs", "global_batch_size", "checkpoint_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UnveilError(f"--{name.replace('_', '-')} is {value}; give more than 0")
+        if self.workers is not None and self.workers < 0:
+            raise UnveilError(f"--workers is {self.workers}; give 0 (this process reads the images) or more")
         if self.recipe is None:
             config = choose_pretraining(images, machine.device)
         else:
             config = recipe_named(self.recipe, PRETRAINING)()
-        if self.steps is not None and self.epochs is not None:
-            raise UnveilError("both --steps and --epochs are given; give one of them")
         optimization, engine, data = config.optimization, config.engine, config.data
         if self.steps is not None:
             optimization = replace(optimization, steps=self.steps, epochs=None)
@@ -113,29 +132,34 @@ class Pretrain:
 
 
 def describe(config: PretrainConfig, source: "Source", machine: Machine, out: Path, *, chosen: bool) -> str:
-    """What is about to happen, in the lines that a person wants to check before paying for it."""
+    """What is about to happen, in the lines that a person wants to check before paying for it.
+
+    Raises:
+        UnveilError: masking that leaves no patch visible.
+    """
+    from unveil.build import count_parameters
+    from unveil.engine import RunFolder
+    from unveil.pretext.masking import masking_function
+
     optimization, engine, model = config.optimization, config.engine, config.model
     assert optimization.steps is not None
     count = len(source)
-    reason = f" (chosen for {count:,} images on {machine.device})" if chosen else ""
+    reason = f" (chosen for {count:,} images on {machine.device}; another: unveil recipes)" if chosen else ""
     rows, columns = model.grid
     passes = optimization.steps * optimization.global_batch_size / count
+    hidden = masking_function(config.masking).limit(model.grid)
+    saved = RunFolder(out).checkpoints.steps()
     lines = [
         ("recipe", f"{config.recipe}{reason}"),
         ("images", _describe_images(source)),
         (
             "student",
-            f"ViT {model.width} wide, {model.depth} deep, {model.image_size} px in {rows} x {columns} patches of "
-            f"{model.patch_size} px",
+            f"ViT {model.width} wide, {model.depth} deep, {count_parameters(model) / 1e6:,.1f} M parameters, "
+            f"{model.image_size} px in {rows} x {columns} patches of {model.patch_size} px"
+            + (f", weights from {config.init_from}" if config.init_from else ""),
         ),
-        (
-            "teacher",
-            f"{type(config.target).__name__.removesuffix('Target').lower()} {getattr(config.target, 'name', '')}".strip(),
-        ),
-        (
-            "masking",
-            f"{type(config.masking).__name__.removesuffix('Masking').lower()}, {config.masking.ratio:.0%} of the patches",
-        ),
+        ("teacher", f"{_kind(config.target)} {getattr(config.target, 'name', '')}".strip()),
+        ("masking", f"{_kind(config.masking)}, at most {hidden} of {rows * columns} patches hidden"),
         ("batch", batch_arithmetic(config, machine)),
         ("length", f"{optimization.steps:,} steps = {passes:,.2f} passes over the images"),
         (
@@ -144,10 +168,28 @@ def describe(config: PretrainConfig, source: "Source", machine: Machine, out: Pa
             f"{optimization.min_learning_rate:g} (absolute, not scaled by the batch)",
         ),
         ("arithmetic", f"{engine.precision} on {machine.device}, parameters in fp32"),
-        ("run", str(out)),
+        ("run", f"{out}, going on after step {saved[-1]:,}" if saved else str(out)),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def no_memory(config: PretrainConfig) -> str:
+    """The sentence for a GPU that is full."""
+    micro = config.optimization.micro_batch_size
+    assert micro is not None
+    smaller = next(size for size in range(max(1, micro // 2), 0, -1) if micro % size == 0)
+    way_out = (
+        f"--set optimization.micro_batch_size={smaller} gives the same result"
+        if micro > 1
+        else "--set model.activation_checkpointing=true, or a smaller model"
+    )
+    return f"the GPU's memory does not hold {micro} images in one forward and backward pass; try {way_out}"
+
+
+def _kind(config: Masking | Target) -> str:
+    """BlockMasking -> "block", EmbeddedTarget -> "embedded"."""
+    return type(config).__name__.removesuffix("Masking").removesuffix("Target").lower()
 
 
 def _describe_images(source: "Source") -> str:

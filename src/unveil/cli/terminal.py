@@ -18,7 +18,8 @@ class _LogLines(logging.Handler):
 def log_on_terminal(rank: int) -> Iterator[None]:
     """Inside the block the package's log is shown.
 
-    Of several processes the first shows everything. The others see the same, but for the samples that only they read.
+    Of several processes the first shows everything, the others only the samples that they could not read: all else is
+    the same for every process.
     """
     logger, lines = logging.getLogger("unveil"), _LogLines()
     if rank:

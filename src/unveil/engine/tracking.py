@@ -245,9 +245,8 @@ def build_sinks(
     path: Path,
     trackers: Iterable[Literal["tensorboard", "wandb", "trackio"]],
     config: dict[str, Any],
-    description: str = "training",
 ) -> list[Sink]:
-    """The sinks of a run in the folder `path`: always metrics.jsonl and the console, and the trackers asked for.
+    """What a run in the folder `path` writes: always metrics.jsonl, and the trackers asked for.
 
     Raises:
         UnveilError: a tracker's package is not installed.
@@ -261,4 +260,4 @@ def build_sinks(
                 sinks.append(WandbSink(path, config))
             case "trackio":
                 sinks.append(TrackioSink(path, config))
-    return [*sinks, ConsoleProgress(description)]
+    return sinks

@@ -48,7 +48,7 @@ def linear_probe(
     judged = held_out if len(held_out) else kept
 
     def fitted(strength: float, rows: np.ndarray) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=200).fit(x[rows], y[rows])
+        return LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit(x[rows], y[rows])
 
     best = max(REGULARISATION, key=lambda strength: fitted(strength, kept).score(x[judged], y[judged]))
     return float(fitted(best, order).score(((test - mean) / deviation).numpy(), test_labels.numpy()))
