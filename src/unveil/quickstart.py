@@ -3,6 +3,7 @@
 Everything here runs through the same rooms as the commands for real work; nothing is simplified but the sizes.
 """
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -66,11 +67,10 @@ class Story:
     report: dict[str, Any]
 
 
-class LossRecorder:
-    """A sink that remembers the loss and tells how far the chapter is."""
+class StepReporter:
+    """A sink that tells how far the chapter is."""
 
     def __init__(self, report: Callable[[float], None]) -> None:
-        self.losses: list[tuple[int, float]] = []
         self.total = 1
         self.report = report
 
@@ -78,7 +78,6 @@ class LossRecorder:
         self.total = total
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        self.losses.append((step, metrics["loss"]))
         self.report(step / self.total)
 
     def close(self) -> None:
@@ -103,7 +102,7 @@ def tell(config: QuickstartConfig, *, data: Path | None, out: Path, parallel: Pa
         source, test_source, classes = open_data(config, data)
         train, test = read_images(source, size, lambda share: done(share * 0.8)), read_images(test_source, size, done)
     with clock.chapter("pre-training") as done:
-        recorder = LossRecorder(lambda share: done(0.25 + 0.75 * share))
+        reporter = StepReporter(lambda share: done(0.25 + 0.75 * share))
         pretraining = config.pretrain
         if data is not None:
             pretraining = replace(pretraining, data=replace(pretraining.data, source=ImageFiles(paths=(str(data),))))
@@ -113,7 +112,7 @@ def tell(config: QuickstartConfig, *, data: Path | None, out: Path, parallel: Pa
             source,
             out=out / "pretrain",
             parallel=parallel,
-            watchers=(recorder,),
+            watchers=(reporter,),
             on_cache=lambda count, total: done(0.25 * count / total),
         )
         if outcome.stopped:
@@ -125,7 +124,7 @@ def tell(config: QuickstartConfig, *, data: Path | None, out: Path, parallel: Pa
         train=train,
         test=test,
         task=task,
-        losses=recorder.losses,
+        losses=logged_losses(out / "pretrain" / "metrics.jsonl"),
         features={},
         report={},
     )
@@ -145,10 +144,10 @@ class Clock:
     """Turns progress inside a chapter into progress of the whole. Shares as measured on two cores with bf16."""
 
     SHARES: ClassVar[dict[str, float]] = {
-        "reading images": 0.02,
-        "pre-training": 0.62,
-        "features": 0.05,
-        "linear probe and kNN": 0.08,
+        "reading images": 0.01,
+        "pre-training": 0.65,
+        "features": 0.04,
+        "linear probe and kNN": 0.07,
         "fine-tuning": 0.23,
     }
 
@@ -208,6 +207,12 @@ def open_data(config: QuickstartConfig, data: Path | None) -> tuple[Source, Sour
             f"classes and {FEWEST_IMAGES} images, as {data}/<class>/<image>"
         )
     return *pair, found.classes
+
+
+def logged_losses(metrics: Path) -> list[tuple[int, float]]:
+    """Step and loss of every line of a run's metrics.jsonl, those before a resume included."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
 
 
 def read_images(source: Source, size: int, done: Callable[[float], None]) -> Images:
@@ -305,8 +310,8 @@ def compare_finetuning(
                 )
                 side = resolve(side, images=len(source), machine=find_machine(parallel))
                 before = spent
-                recorder = LossRecorder(lambda share, b=before, s=_steps(side): done((b + share * s) / work))
-                task = finetune(side, source, parallel=parallel, watchers=(recorder,))
+                reporter = StepReporter(lambda share, b=before, s=_steps(side): done((b + share * s) / work))
+                task = finetune(side, source, parallel=parallel, watchers=(reporter,))
                 accuracy = evaluate(task, labelled_batches(story.test), parallel, precision)["accuracy"]
                 results[str(few.labels)][name].append(accuracy)
                 spent += _steps(side)

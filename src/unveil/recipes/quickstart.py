@@ -50,8 +50,8 @@ def quickstart_pretraining() -> PretrainConfig:
         ),
         optimization=OptimizationConfig(
             optimizer=AdamWConfig(learning_rate=1.5e-3),
-            global_batch_size=64,
-            epochs=12.0,
+            global_batch_size=16,
+            epochs=10.0,
             warmup_epochs=0.6,
         ),
         engine=EngineConfig(log_every=10, checkpoint_every=500, keep_last=1, trackers=()),
@@ -95,20 +95,20 @@ def quickstart() -> QuickstartConfig:
                 labels=100,
                 seeds=3,
                 pretrained=_finetuning(
-                    "pretrained", steps=150, learning_rate=5e-4, layer_decay=0.75, drop_path=0.0, batch=32, crop=0.5
+                    "pretrained", steps=100, learning_rate=5e-4, layer_decay=0.75, drop_path=0.0, batch=32, crop=0.5
                 ),
                 scratch=_finetuning(
-                    "scratch", steps=150, learning_rate=1e-3, layer_decay=None, drop_path=0.0, batch=32, crop=0.5
+                    "scratch", steps=100, learning_rate=1e-3, layer_decay=None, drop_path=0.0, batch=32, crop=0.5
                 ),
             ),
             FewLabels(
                 labels=1000,
                 seeds=1,
                 pretrained=_finetuning(
-                    "pretrained", steps=400, learning_rate=5e-4, layer_decay=0.75, drop_path=0.0, batch=64, crop=0.5
+                    "pretrained", steps=250, learning_rate=5e-4, layer_decay=0.75, drop_path=0.0, batch=32, crop=0.5
                 ),
                 scratch=_finetuning(
-                    "scratch", steps=400, learning_rate=1e-3, layer_decay=None, drop_path=0.0, batch=64, crop=0.5
+                    "scratch", steps=250, learning_rate=1e-3, layer_decay=None, drop_path=0.0, batch=32, crop=0.5
                 ),
             ),
         ),
