@@ -289,7 +289,7 @@ def probe(story: Story, done: Callable[[float], None]) -> None:
 def compare_finetuning(
     story: Story, run: Path, parallel: Parallel, precision: Precision, done: Callable[[float], None]
 ) -> None:
-    """Fine-tune with few labels from the pre-trained weights and from scratch, each with its own best settings."""
+    """Fine-tune with few labels from the pre-trained weights and from scratch, each with its own settings."""
     settings = [few for few in story.config.finetune if few.labels <= len(story.train.labels)]
     work = sum(few.seeds * sum(_steps(side) for side in _sides(few).values()) for few in settings)
     spent = 0

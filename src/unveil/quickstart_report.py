@@ -61,8 +61,9 @@ def _page(story: Story) -> Report:
     report.heading("Fine-tuning the whole network with few labels")
     report.table(*table(story.report["finetune"]), highlight="pre-trained")
     report.text(
-        "Test accuracy; ± is the standard deviation over draws of the labelled images. Scratch has its own best "
-        "settings, found by a sweep. The untrained network's features are those of its random weights.",
+        "Test accuracy; ± is the standard deviation over draws of the labelled images. Scratch has its own "
+        "settings; docs/lab_book.md says how they were chosen. The untrained network's features are those of its "
+        "random weights.",
         small=True,
     )
     report.heading("Pre-training loss")

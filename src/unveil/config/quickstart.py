@@ -8,7 +8,7 @@ from unveil.config.run import ClassificationConfig, PretrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class FewLabels:
-    """Fine-tuning with few labels: how many, how often, and each side's own best settings."""
+    """Fine-tuning with few labels: how many, how often, and each side's own settings."""
 
     labels: int
     seeds: int
