@@ -43,7 +43,7 @@ def eva_giant() -> PretrainConfig:
 def eva_base_pilot() -> PretrainConfig:
     """The purple row of Table 2: ViT-B regressing CLIP features for 800 epochs, without tokens, without distillation.
 
-    Hardware: not given in the paper; 8 GPUs of 24 GB hold the batch with two micro-batches each.
+    Hardware: not given in the paper.
     Expected after fine-tuning: 85.5 % top-1 on ImageNet-1K, 53.3 mIoU on ADE20K (Table 2).
     Unpublished: data (ImageNet-1K here, as the pilot's sources BEiT v2 and FD use it), teacher (CLIP ViT-B/16: the grey
     row of Table 2 is a ViT-B), batch, learning rate and drop path (BEiT v2's base settings). Each is a setting.

@@ -83,7 +83,7 @@ def _finetuning(
 def quickstart() -> QuickstartConfig:
     """Everything that `unveil quickstart` runs: pre-training, probes, and fine-tuning beside the same from scratch.
 
-    Hardware: 2 CPU cores, at most 10 minutes with bf16 and 20 without. Expected: docs/lab_book.md, quickstart.
+    Hardware: 2 CPU cores with bf16, 11 minutes. Expected: docs/lab_book.md, quickstart.
     """
     return QuickstartConfig(
         pretrain=quickstart_pretraining(),

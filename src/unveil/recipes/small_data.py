@@ -37,9 +37,9 @@ def tiny_cpu() -> PretrainConfig:
 
 
 def small_cpu() -> PretrainConfig:
-    """A small network on small images (32 px, patch 4), embedded teacher: a night on a laptop for 10,000 images.
+    """A small network on small images (32 px, patch 4), embedded teacher, for a laptop and some 10,000 images.
 
-    Hardware: 2 CPU cores with bf16, about two hours for 10,000 images. Expected: docs/lab_book.md, CIFAR-10-JPEG-12k.
+    Hardware: 2 CPU cores. Expected: not run yet.
     """
     return PretrainConfig(
         recipe="small_cpu",
@@ -69,7 +69,7 @@ def small_cpu() -> PretrainConfig:
 def small_one_gpu() -> PretrainConfig:
     """ViT-S/14 on one GPU, OpenAI CLIP-L/14 teacher: 10,000 to some 100,000 images of one's own.
 
-    Hardware: one GPU of 12 GB or more. Expected: not run yet.
+    Hardware: one GPU, 12 GB by estimate. Expected: not run yet.
     """
     return PretrainConfig(
         recipe="small_one_gpu",
@@ -90,7 +90,7 @@ def small_one_gpu() -> PretrainConfig:
 def base_one_gpu() -> PretrainConfig:
     """ViT-B/14 on one GPU, OpenAI CLIP-L/14 teacher: some 100,000 images or more.
 
-    Hardware: one GPU of 24 GB or more. Expected: not run yet.
+    Hardware: one GPU, 24 GB by estimate. Expected: not run yet.
     """
     return PretrainConfig(
         recipe="base_one_gpu",
