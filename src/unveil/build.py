@@ -18,6 +18,7 @@ from unveil.config.serialize import to_json
 from unveil.data.crops import crop_box, resize_crop
 from unveil.data.loader import EvaluationLoader, TrainingLoader
 from unveil.data.order import ORDER_NAME
+from unveil.data.reading import Collate, View
 from unveil.data.samples.scenes import FashionSceneSource
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.base import UnreadableSample
@@ -112,7 +113,6 @@ def pretrain(
         UnveilError: whatever the person can mend.
     """
     optimization, engine = config.optimization, config.engine
-    assert optimization.micro_batch_size is not None and config.data.workers is not None
     # Before the run's folder is made: what turns out to be impossible here must leave no run behind.
     task = build_masked_modelling(config)
     if isinstance(task.target, EmbeddedTeacher):
@@ -134,18 +134,7 @@ def pretrain(
         masking=masking,
     )
     collate = MaskedCollate(limit=masking.limit(grid))
-    loader = TrainingLoader(
-        source,
-        view,
-        collate,
-        seed=engine.seed,
-        global_batch_size=optimization.global_batch_size,
-        micro_batch_size=optimization.micro_batch_size,
-        rank=parallel.rank,
-        world_size=parallel.world_size,
-        workers=config.data.workers,
-        max_unreadable_share=config.data.max_unreadable_share,
-    )
+    loader = _training_loader(config, source, view, collate, parallel)
     validation = _validation(config, task, view, collate, parallel)
     sinks = (*build_sinks(out, engine.trackers, to_json(config)), *watchers)
     with RunFolder.open(
@@ -245,6 +234,24 @@ def _validation(
     return lambda: evaluate(task, loader, parallel, precision)
 
 
+def _training_loader(
+    config: PretrainConfig | ClassificationConfig, source: ImageSource, view: View, collate: Collate, parallel: Parallel
+) -> TrainingLoader:
+    assert config.optimization.micro_batch_size is not None and config.data.workers is not None
+    return TrainingLoader(
+        source,
+        view,
+        collate,
+        seed=config.engine.seed,
+        global_batch_size=config.optimization.global_batch_size,
+        micro_batch_size=config.optimization.micro_batch_size,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+        workers=config.data.workers,
+        max_unreadable_share=config.data.max_unreadable_share,
+    )
+
+
 def finetune(
     config: ClassificationConfig,
     source: ImageSource,
@@ -258,7 +265,6 @@ def finetune(
         UnveilError: weights that do not fit, or samples that cannot be read.
     """
     optimization = config.optimization
-    assert optimization.micro_batch_size is not None and config.data.workers is not None
     torch.manual_seed(config.engine.seed)
     backbone = ViT(config.model, final_norm=False)
     if config.init_from is not None:
@@ -271,17 +277,12 @@ def finetune(
         label_smoothing=config.label_smoothing,
         head_init_scale=config.head_init_scale,
     )
-    loader = TrainingLoader(
+    loader = _training_loader(
+        config,
         source,
         LabelledView(crop=config.data.crop, flip=config.data.flip, image_size=config.model.image_size),
         collate_labelled,
-        seed=config.engine.seed,
-        global_batch_size=optimization.global_batch_size,
-        micro_batch_size=optimization.micro_batch_size,
-        rank=parallel.rank,
-        world_size=parallel.world_size,
-        workers=config.data.workers,
-        max_unreadable_share=config.data.max_unreadable_share,
+        parallel,
     )
     train(
         task,
