@@ -2,7 +2,15 @@
 
 import pytest
 
-from unveil.config import CenterCrop, ClipTarget, FashionScenes, RandomMasking, UnveilError
+from unveil.config import (
+    CenterCrop,
+    ClipTarget,
+    FashionScenes,
+    MaskedTokenPrediction,
+    PatchAggregation,
+    RandomMasking,
+    UnveilError,
+)
 from unveil.config.override import override, recipe_named
 from unveil.recipes import PRETRAINING, eva_giant, tiny_cpu
 from unveil.recipes.quickstart import quickstart
@@ -68,6 +76,9 @@ def test_setting_a_length_takes_back_its_rival() -> None:
 
 
 def test_a_class_and_its_fields_together() -> None:
+    names = ["objective.tokenizer=mine", "objective=MaskedTokenPrediction", "objective.aggregation=PatchAggregation"]
+    objective = override(tiny_cpu(), names).objective
+    assert objective == MaskedTokenPrediction(tokenizer="mine", aggregation=PatchAggregation())
     config = override(tiny_cpu(), ["target.name=ViT-B-16/openai", "target=ClipTarget", "masking=RandomMasking"])
     assert config.target == ClipTarget(name="ViT-B-16/openai") and config.masking == RandomMasking()
 

@@ -7,7 +7,7 @@ import pytest
 
 from unveil.config import AugmentationConfig, OptimizationConfig, PretrainConfig, UnveilError
 from unveil.config.resolve import Machine, batch_arithmetic, resolve
-from unveil.recipes import eva_giant, finetune_small, small_cpu, tiny_cpu
+from unveil.recipes import clip_base_one_gpu, clip_small, eva_giant, finetune_small, small_cpu, tiny_cpu
 
 
 def machine(**changes: Any) -> Machine:
@@ -118,3 +118,16 @@ def test_micro_batches_of_a_mixed_run_hold_pairs() -> None:
         resolve(odd, images=100, machine=machine())
     plain = replace(odd, augmentation=AugmentationConfig())
     assert resolve(plain, images=100, machine=machine()).optimization.micro_batch_size == 9
+
+
+def test_micro_batches_of_a_clip_are_as_large_as_memory_allows() -> None:
+    """Splitting its batch costs a second forward pass."""
+    assert resolve(clip_small(), images=10_000, machine=machine()).optimization.micro_batch_size == 256
+    sizes = []
+    for memory in (4.0, 12.0, 24.0, 640.0):
+        gpu = machine(device="cuda", memory_gib=memory, precision="bf16")
+        sizes.append(resolve(clip_base_one_gpu(), images=10**6, machine=gpu).optimization.micro_batch_size)
+    assert sizes == sorted(sizes) and sizes[0] < sizes[1] < sizes[-1] == 1024
+    dropped = replace(clip_base_one_gpu(), patch_dropout=0.75)
+    gpu = machine(device="cuda", memory_gib=12.0, precision="bf16")
+    assert resolve(dropped, images=10**6, machine=gpu).optimization.micro_batch_size > sizes[1]

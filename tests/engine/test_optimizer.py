@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tests.engine.toy import Regression, batch_of
-from unveil.config import AdamWConfig, LARSConfig
+from unveil.config import AdamWConfig, LAMBConfig, LARSConfig, TowerOptimization
 from unveil.engine import build_optimizer
 from unveil.engine.optimizer import load_state_by_name, set_learning_rate, state_by_name
 
@@ -34,6 +34,36 @@ def test_layer_decay_slows_the_input_side() -> None:
     assert rates["cls_token"] == pytest.approx(0.2)
     assert rates["first.weight"] == rates["first.bias"] == pytest.approx(0.4)
     assert rates["norm.weight"] == rates["last.weight"] == pytest.approx(0.8)
+
+
+class Towers(Regression):
+    """The first layer and what comes after it, each optimised in a way of its own; the token as the rest."""
+
+    def towers(self) -> list[tuple[TowerOptimization, list[list[tuple[str, nn.Parameter]]]]]:
+        token, first, last = self.layer_groups()
+        norm, head = (last[:2], last[2:])
+        below = TowerOptimization(learning_rate=2e-3)
+        above = TowerOptimization(learning_rate=4e-2, weight_decay=0.3, layer_decay=0.1)
+        return [(below, [first]), (above, [[], norm, head]), (TowerOptimization(), [token])]
+
+
+@pytest.mark.parametrize("config", [CONFIG, LAMBConfig(learning_rate=1e-2, weight_decay=0.1)])
+def test_towers_have_rates_and_decays_of_their_own(config: AdamWConfig | LAMBConfig) -> None:
+    optimizer = build_optimizer(Towers(), config, layer_decay=0.5)
+    # Half way up to the peak of 1e-2.
+    set_learning_rate(optimizer, 5e-3)
+    found = {
+        name: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for name in group["param_names"]
+    }
+    assert {name: (pytest.approx(rate), decay) for name, (rate, decay) in found.items()} == {
+        "cls_token": (5e-3, 0.0),
+        "first.weight": (1e-3, 0.1),
+        "first.bias": (1e-3, 0.0),
+        "norm.weight": (2e-3, 0.0),
+        "norm.bias": (2e-3, 0.0),
+        "last.weight": (2e-2, 0.3),
+        "last.bias": (2e-2, 0.0),
+    }
 
 
 def test_steps_are_adamw_by_its_formula() -> None:

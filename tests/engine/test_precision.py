@@ -15,7 +15,7 @@ def test_formats_of_matrix_products() -> None:
         precision = Precision.of(setting, CPU)
         with precision.autocast():
             assert (a @ a).dtype == dtype
-        assert precision.gradient_scaler().is_enabled() == (setting == "fp16")
+        assert precision.gradient_scaler(500).is_enabled() == (setting == "fp16")
 
 
 def test_the_processors_own_list_decides(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """What a network looks like (paper Table 3a and the sizes below it)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from unveil.config.errors import UnveilError
 
@@ -27,6 +27,9 @@ class ViTConfig:
     position_init: Literal["normal", "sine_cosine"] = "normal"
     """What the learned positions start from. Sines and cosines of row and column (MAE's table) spare a small network on
     little data the time to find out which patches are neighbours: docs/lab_book.md."""
+    relative_positions: Literal["none", "shared"] = "none"
+    """"shared": each head adds to its logits a learned number for the offset between two patches, the same in all
+    blocks (BEiT, feature distillation); on top of the positions of their own that patches have. EVA has none."""
     qkv_bias: Literal["query_and_value", "all", "none"] = "query_and_value"
     layer_scale: float | None = None
     activation: Literal["gelu", "quick_gelu"] = "gelu"
@@ -36,6 +39,8 @@ class ViTConfig:
     """A LayerNorm between the positions and the first block, as CLIP's towers have it."""
     activation_checkpointing: bool = False
     """Keep only each block's input and recompute the rest in backward."""
+
+    causal: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if min(self.image_size, self.patch_size, self.width, self.depth, self.heads, self.mlp_width) < 1:

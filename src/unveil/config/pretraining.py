@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 
 from unveil.config.data import DataConfig
+from unveil.config.errors import UnveilError
 from unveil.config.model import ViTConfig
-from unveil.config.pretext import BlockMasking, EmbeddedTarget, Masking, Target
+from unveil.config.pretext import BlockMasking, EmaTarget, EmbeddedTarget, MaskedRegression, Masking, Objective, Target
 from unveil.config.training import EngineConfig, OptimizationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Masked pre-training: predict a frozen teacher's features of the patches that the network cannot see."""
+    """Pre-training without labels: by default, predict a frozen teacher's features of the patches that are hidden."""
 
     recipe: str
     model: ViTConfig
+    objective: Objective = MaskedRegression()
     masking: Masking = BlockMasking()
     target: Target = EmbeddedTarget()
     cache_targets: bool = False
@@ -23,3 +25,14 @@ class PretrainConfig:
     engine: EngineConfig = EngineConfig()
     init_from: str | None = None
     """Start from these weights (a run or a file) at step 0; resuming needs nothing, the same command does it."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.target, EmaTarget):
+            return
+        if not isinstance(self.objective, MaskedRegression):
+            raise UnveilError(
+                "the target EmaTarget is an average of the student, which only MaskedRegression learns from: without "
+                "hidden patches it would end with one answer for all images"
+            )
+        if self.cache_targets:
+            raise UnveilError("the targets of EmaTarget change at every step and cannot be cached")

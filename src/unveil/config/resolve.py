@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from unveil.config.classification import ClassificationConfig, ProbeConfig
+from unveil.config.clip import TextConfig
+from unveil.config.contrastive import ContrastiveConfig
 from unveil.config.errors import UnveilError
+from unveil.config.model import ViTConfig
 from unveil.config.pretraining import PretrainConfig
 
-Run = TypeVar("Run", PretrainConfig, ClassificationConfig, ProbeConfig)
+AnyRun = PretrainConfig | ClassificationConfig | ProbeConfig | ContrastiveConfig
+Run = TypeVar("Run", bound=AnyRun)
 
 MAY_CHANGE_ON_RESUME = frozenset(
     {
@@ -16,12 +20,14 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.max_unreadable_share",
         "data.source.paths",
         "data.validation.paths",
+        "objective.tokenizer",
         "optimization.micro_batch_size",
         "engine.log_every",
         "engine.checkpoint_every",
         "engine.keep_last",
         "engine.evaluate_every",
         "engine.trackers",
+        "local_loss",
     }
 )
 """What a resumed run may be given anew. Paths may move: what they hold is compared by its digest."""
@@ -104,21 +110,34 @@ def batch_arithmetic(config: Run, machine: Machine) -> str:
 def _micro_batch_size(config: Run, batch: int, machine: Machine, *, pairs: bool) -> int:
     """The largest divisor of a process's share whose activations are expected to fit in half of the memory.
 
-    A ViT block keeps about 34 x width bytes a token in half precision (its inputs, normed inputs, q, k, v, attention
-    output, two MLP maps of four widths): Korthikanti et al. 2022, Eq. 2 without the attention matrix, which the fused
-    attention does not keep. With activation checkpointing one input of 2 x width bytes is kept. `pairs`: an even one,
-    where there is any.
+    `pairs`: an even one, where there is any.
     """
     share = max(1, batch // machine.world_size)
-    model = config.model
-    tokens = model.grid[0] * model.grid[1] + 1
-    bytes_a_block = (2 if model.activation_checkpointing else 34) * model.width * tokens
-    fits = int(machine.memory_gib * 2**30 / 2 / (bytes_a_block * model.depth)) or 1
-    limit = min(fits, 64 if machine.device == "cpu" else 1024)
+    fits = int(machine.memory_gib * 2**30 / 2 / _activation_bytes(config)) or 1
+    # A contrastive step that is not split goes through the network once, and not twice.
+    most = share if isinstance(config, ContrastiveConfig) else 64 if machine.device == "cpu" else 1024
+    limit = min(fits, most)
     sizes = [size for size in range(1, share + 1) if share % size == 0]
     whole_pairs = [size for size in sizes if size % 2 == 0] if pairs else []
     fitting = [size for size in whole_pairs or sizes if size <= limit]
     return max(fitting, default=min(whole_pairs or sizes))
+
+
+def _activation_bytes(config: Run) -> int:
+    """What backward needs of one sample."""
+    if isinstance(config, ContrastiveConfig):
+        vision, text = config.model.vision, config.model.text
+        seen = 1 + int(vision.grid[0] * vision.grid[1] * (1.0 - config.patch_dropout))
+        return _blocks_bytes(vision, seen) + _blocks_bytes(text, text.context_length)
+    return _blocks_bytes(config.model, config.model.grid[0] * config.model.grid[1] + 1)
+
+
+def _blocks_bytes(model: ViTConfig | TextConfig, tokens: int) -> int:
+    """A block keeps about 34 x width bytes a token in half precision (its inputs, normed inputs, q, k, v, attention
+    output, two MLP maps of four widths): Korthikanti et al. 2022, Eq. 2 without the attention matrix, which the fused
+    attention does not keep. With activation checkpointing one input of 2 x width bytes is kept.
+    """
+    return (2 if model.activation_checkpointing else 34) * model.width * tokens * model.depth
 
 
 def _nearest_multiple(value: int, of: int) -> int:

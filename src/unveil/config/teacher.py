@@ -7,9 +7,15 @@ import difflib
 from pathlib import Path
 
 from unveil.config.errors import UnveilError
-from unveil.config.pretext import ClipTarget, EmbeddedTarget, PixelTarget, Target, TimmTarget
+from unveil.config.pretext import ClipTarget, EmaTarget, EmbeddedTarget, HogTarget, PixelTarget, Target, TimmTarget
 
-SHORT_NAMES: dict[str, Target] = {"embedded": EmbeddedTarget(), "pixels": PixelTarget(), "clip": ClipTarget()}
+SHORT_NAMES: dict[str, Target] = {
+    "embedded": EmbeddedTarget(),
+    "pixels": PixelTarget(),
+    "hog": HogTarget(),
+    "ema": EmaTarget(),
+    "clip": ClipTarget(),
+}
 
 FILE_SUFFIXES = {".pt", ".pth", ".bin", ".safetensors", ".ckpt"}
 
@@ -20,9 +26,9 @@ def parse_teacher(text: str) -> Target:
     """The target that a teacher's name or file stands for.
 
     Args:
-        text: "embedded", "pixels", "clip" (OpenAI's CLIP-L/14); a file of CLIP weights; open_clip's MODEL/PRETRAINED
-            or MODEL/FILE; the name of a timm encoder, which for timm's CLIP towers ("..._clip_...") includes their
-            projection.
+        text: "embedded", "pixels", "hog", "ema", "clip" (OpenAI's CLIP-L/14); a run of `unveil clip train`; a file of
+            CLIP weights; open_clip's MODEL/PRETRAINED or MODEL/FILE; the name of a timm encoder, which for timm's CLIP
+            towers ("..._clip_...") includes their projection.
 
     Raises:
         UnveilError: no such file; no such name: the nearest ones are given.
@@ -30,7 +36,7 @@ def parse_teacher(text: str) -> Target:
     if text in SHORT_NAMES:
         return SHORT_NAMES[text]
     path = Path(text).expanduser()
-    if path.is_file():
+    if path.is_file() or (path / "checkpoints").is_dir():
         return ClipTarget(name=str(path))
     model, _, pretrained = text.partition("/")
     # A path that is not there and a model whose weights lie in a file both have slashes and a suffix.

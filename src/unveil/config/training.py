@@ -44,6 +44,30 @@ class LARSConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LAMBConfig:
+    """Adam whose step on each tensor is rescaled to the tensor: contrastive training with very large batches.
+
+    What is not decayed is the same as with AdamW.
+    """
+
+    learning_rate: float = 1e-3
+    """Peak, absolute."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.05
+    trust_ratio: tuple[float, float] = (0.01, 10.0)
+    """Least and most by which a step is rescaled (DeepSpeed's bounds)."""
+
+    def __post_init__(self) -> None:
+        if min(self.learning_rate, self.epsilon, self.weight_decay) < 0:
+            raise UnveilError("learning_rate, epsilon and weight_decay of the optimizer must not be less than 0")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise UnveilError(f"betas {self.betas} of the optimizer must lie in [0, 1)")
+        if not 0.0 < self.trust_ratio[0] <= self.trust_ratio[1]:
+            raise UnveilError(f"trust_ratio {self.trust_ratio} of the optimizer must be 0 < least <= most")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
     """Length, batch and schedule. Give `steps` or `epochs`, not both.
 
@@ -51,7 +75,7 @@ class OptimizationConfig:
         UnveilError: contradictory or impossible values.
     """
 
-    optimizer: AdamWConfig | LARSConfig = AdamWConfig()
+    optimizer: AdamWConfig | LARSConfig | LAMBConfig = AdamWConfig()
     global_batch_size: int = 4096
     micro_batch_size: int | None = None
     """Images in one forward pass on one device; accumulation is derived. Left out: as many as it should hold."""
@@ -94,6 +118,9 @@ class EngineConfig:
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the arithmetic; parameters and optimizer state are fp32 always."""
+    loss_scale_window: int = 500
+    """With fp16: the loss scale doubles after so many steps without an overflow (released code: EVA's; EVA-CLIP's is
+    1000)."""
     parallel: Literal["ddp"] = "ddp"
     compile: bool = False
     deterministic: bool = False
@@ -107,7 +134,7 @@ class EngineConfig:
     """Beside metrics.jsonl, which is always written."""
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every", "keep_last", "evaluate_every"):
+        for name in ("loss_scale_window", "log_every", "checkpoint_every", "keep_last", "evaluate_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UnveilError(f"engine.{name} is {value}; it must be at least 1")

@@ -85,6 +85,12 @@ def read_json(path: Path) -> Any:
         raise UnveilError(f"{path} cannot be read ({error}); restore it, or give --out another folder") from error
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be computed again: XDG_CACHE_HOME, or ~/.cache."""
+    place = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(place) if os.path.isabs(place) else Path.home() / ".cache") / "unveil"
+
+
 def sync_folder(path: Path) -> None:
     """Make renames in the folder outlive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -3,11 +3,12 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from unveil.config import EngineConfig, OptimizationConfig, UnveilError
@@ -61,6 +62,7 @@ def train(
     sinks: Sequence[Sink] = (),
     evaluate: Callable[[], dict[str, float]] | None = None,
     ema_decay: float | None = None,
+    after_step: Callable[[bool], Mapping[str, Tensor]] | None = None,
 ) -> Outcome:
     """Train the task from the run's last checkpoint, or from where it stands, to `optimization.steps`.
 
@@ -76,6 +78,10 @@ def train(
         evaluate: called on all processes every `settings.evaluate_every` steps and after the last.
         ema_decay: keep a running average of the weights with this decay, updated after every step (also after one
             that fp16 skipped: released code), saved beside them, and evaluated beside them as `validation_ema_*`.
+        after_step: called on all processes when the weights of a step are there, before they are evaluated or saved,
+            for parts of the task that follow its weights or its batches and that no gradient moves. It is told whether
+            the weights were updated (not where fp16 overflowed, or nothing was counted), and what it answers, 0-d
+            tensors by name, is logged beside the losses.
 
     Raises:
         UnveilError: the loss is not finite, the loss scale of fp16 has collapsed, the disk is full, or the run to go on
@@ -87,7 +93,7 @@ def train(
     if settings.deterministic and parallel.device.type == "cuda":
         use_deterministic_kernels()
     precision = Precision.of(settings.precision, parallel.device)
-    scaler = precision.gradient_scaler()
+    scaler = precision.gradient_scaler(settings.loss_scale_window)
     task.to(parallel.device)
     task.train()
     optimizer = build_optimizer(task, optimization.optimizer, optimization.layer_decay)
@@ -129,7 +135,7 @@ def train(
 
             # Forward and backward of this process's share; then everybody learns the sums and counts of all.
             losses = backpropagate(
-                module, micro_batches, divisor=batch_size, precision=precision, scaler=scaler, parallel=parallel
+                task, module, micro_batches, divisor=batch_size, precision=precision, scaler=scaler, parallel=parallel
             )
             shared = torch.cat([losses.totals.flatten(), losses.totals.new_tensor([interrupt.requested])])
             parallel.sum_(shared)
@@ -160,6 +166,7 @@ def train(
                 scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
+            updated = anything_counted and scaler.get_scale() >= scale
             if scaler.get_scale() < scale:
                 progress.skipped_steps += 1
                 if scaler.get_scale() < 1:
@@ -169,6 +176,7 @@ def train(
                     )
             if average is not None:
                 average.update()
+            followed = {} if after_step is None else after_step(updated)
             progress.step += 1
             at_end = progress.step == total
             stopped = interruptions > 0 and not at_end
@@ -184,6 +192,7 @@ def train(
                     {"loss_scale": scale, "skipped_steps": float(progress.skipped_steps)} if scaler.is_enabled() else {}
                 )
                 others = {name: mean for name, mean in means.items() if name != "loss"}
+                others |= {name: value.item() for name, value in followed.items()}
                 first = {"loss": means["loss"], "lr": rate, "grad_norm": grad_norm}
                 progress.metrics = first | speed | scaling | others | validation
                 write(progress.step, progress.metrics)

@@ -1,32 +1,40 @@
-"""AdamW and LARS with their parameter groups, and their state by parameter name."""
+"""AdamW, LARS and LAMB with their parameter groups, and their state by parameter name."""
 
 from typing import Any
 
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from unveil.config import AdamWConfig, LARSConfig
+from unveil.config import AdamWConfig, LAMBConfig, LARSConfig, TowerOptimization
+from unveil.engine.lamb import LAMB
 from unveil.engine.lars import LARS
-from unveil.engine.task import Task
+from unveil.engine.task import HasTowers, Task
+
+OptimizerConfig = AdamWConfig | LARSConfig | LAMBConfig
 
 
-def build_optimizer(task: Task, config: AdamWConfig | LARSConfig, layer_decay: float | None = None) -> Optimizer:
+def build_optimizer(task: Task, config: OptimizerConfig, layer_decay: float | None = None) -> Optimizer:
     """The optimizer over all trainable parameters of the task; AdamW as one fused kernel where the device has it.
 
-    Not decayed (released code): vectors and scalars; with AdamW also biases of any shape and the names in
+    Not decayed (released code): vectors and scalars; with AdamW and LAMB also biases of any shape and the names in
     `task.no_weight_decay()`. Each group carries "lr_scale", by which the scheduled learning rate is multiplied:
-    `layer_decay` to the power of the number of layer groups above its own; and "param_names".
+    `layer_decay` to the power of the number of layer groups above its own; and "param_names". In a tower its own rate,
+    weight decay and layer decay count, and its own layers.
     """
-    layers = task.layer_groups()
+    towers = task.towers() if isinstance(task, HasTowers) else [(TowerOptimization(), task.layer_groups())]
     spared = task.no_weight_decay()
-    _check_names(task, [name for layer in layers for name, _ in layer], spared)
+    _check_names(task, [name for _, layers in towers for layer in layers for name, _ in layer], spared)
     groups: dict[tuple[float, float], list[tuple[str, Tensor]]] = {}
-    for number, layer in enumerate(layers):
-        lr_scale = 1.0 if layer_decay is None else layer_decay ** (len(layers) - 1 - number)
-        for name, parameter in layer:
-            by_name = isinstance(config, AdamWConfig) and (name.endswith(".bias") or name in spared)
-            weight_decay = config.weight_decay if parameter.ndim > 1 and not by_name else 0.0
-            groups.setdefault((lr_scale, weight_decay), []).append((name, parameter))
+    for tower, layers in towers:
+        ratio = 1.0 if tower.learning_rate is None else tower.learning_rate / config.learning_rate
+        fall = tower.layer_decay or layer_decay or 1.0
+        decay = config.weight_decay if tower.weight_decay is None else tower.weight_decay
+        for number, layer in enumerate(layers):
+            lr_scale = ratio * fall ** (len(layers) - 1 - number)
+            for name, parameter in layer:
+                by_name = not isinstance(config, LARSConfig) and (name.endswith(".bias") or name in spared)
+                weight_decay = decay if parameter.ndim > 1 and not by_name else 0.0
+                groups.setdefault((lr_scale, weight_decay), []).append((name, parameter))
     described: list[dict[str, Any]] = [
         {"params": named, "weight_decay": weight_decay, "lr_scale": lr_scale}
         for (lr_scale, weight_decay), named in groups.items()
@@ -48,6 +56,15 @@ def build_optimizer(task: Task, config: AdamWConfig | LARSConfig, layer_decay: f
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 trust_coefficient=config.trust_coefficient,
+            )
+        case LAMBConfig():
+            return LAMB(
+                described,
+                lr=config.learning_rate,
+                betas=config.betas,
+                epsilon=config.epsilon,
+                weight_decay=config.weight_decay,
+                trust_ratio=config.trust_ratio,
             )
 
 

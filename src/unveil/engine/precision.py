@@ -27,13 +27,13 @@ class Precision:
         """Inside it, matrix products run in this format."""
         return torch.autocast(self.device.type, DTYPES.get(self.format), enabled=self.format != "fp32")
 
-    def gradient_scaler(self) -> torch.amp.GradScaler:
-        """Dynamic loss scaling for fp16 with the released code's start (2^16) and growth interval (500 steps).
+    def gradient_scaler(self, window: int) -> torch.amp.GradScaler:
+        """Dynamic loss scaling for fp16 from 2^16 on (released code), doubled after `window` steps without an overflow.
 
         With the other formats it does nothing.
         """
         return torch.amp.GradScaler(
-            self.device.type, init_scale=2.0**16, growth_interval=500, enabled=self.format == "fp16"
+            self.device.type, init_scale=2.0**16, growth_interval=window, enabled=self.format == "fp16"
         )
 
 

@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from unveil.engine.parallel import Parallel
 from unveil.engine.precision import Precision
-from unveil.engine.task import Batch, move
+from unveil.engine.task import Batch, RelatesSamples, Task, move
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Losses:
 
 
 def backpropagate(
+    task: Task,
     module: Callable[[Batch], dict[str, tuple[Tensor, Tensor]]],
     micro_batches: Sequence[Batch],
     *,
@@ -38,7 +39,14 @@ def backpropagate(
 
     The count that the sum belongs to is known only when all processes are through; until then a fixed divisor of the
     right order keeps gradients in the range that fp16 can hold.
+
+    Args:
+        module: the task as it is to be called, which may be wrapped.
     """
+    if isinstance(task, RelatesSamples):
+        # In an autocast region of its own: what it casts without gradients must not be taken for what comes later.
+        with precision.autocast():
+            micro_batches = task.relate([move(batch, parallel.device) for batch in micro_batches])
     totals: dict[str, Tensor] = {}
     loss_sums = []
     for number, batch in enumerate(micro_batches, start=1):

@@ -1,10 +1,12 @@
 """What the engine asks of a task: everything it knows about the thing that it trains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from unveil.config import TowerOptimization
 
 Batch = dict[str, Any]
 """Tensors by name, plus "sample_numbers" (Int64 "b") and "names" (list[str]), which an error can point at."""
@@ -56,6 +58,28 @@ class Task(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+@runtime_checkable
+class RelatesSamples(Protocol):
+    """A task whose loss of one sample depends on all others of the global batch."""
+
+    def relate(self, micro_batches: Sequence[Batch]) -> Sequence[Batch]:
+        """This process's micro-batches of a step, each with what it needs to know of the others and of other processes.
+
+        Called before any of them goes through the task, with gradients on, on all processes. What is random must be
+        keyed on the samples, so that it is the same here and there.
+        """
+        ...
+
+
+@runtime_checkable
+class HasTowers(Protocol):
+    """A task with parts that are optimised differently."""
+
+    def towers(self) -> list[tuple[TowerOptimization, list[list[tuple[str, nn.Parameter]]]]]:
+        """Each part with layer groups of its own; together they are those of `layer_groups`."""
+        ...
 
 
 def move(batch: Batch, device: torch.device) -> Batch:
