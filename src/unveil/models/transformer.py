@@ -1,20 +1,29 @@
-"""The pre-norm transformer block of EVA's ViT: attention with its own bias rule, MLP, layer scale, stochastic depth."""
+"""The pre-norm transformer block of EVA's ViT and CLIP's text tower: attention, MLP, layer scale, stochastic depth."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from unveil.config import ViTConfig
+from unveil.config import TextConfig, ViTConfig
+
+BlockConfig = ViTConfig | TextConfig
+"""What says how a block is made."""
 
 LONGEST_WRITTEN_OUT = 1024
 """Tokens up to which attention may be written out on a processor: its memory grows with their square."""
 
 
 def attend(
-    query: Float[Tensor, "b heads t d"], key: Float[Tensor, "b heads t d"], value: Float[Tensor, "b heads t d"]
+    query: Float[Tensor, "b heads t d"],
+    key: Float[Tensor, "b heads t d"],
+    value: Float[Tensor, "b heads t d"],
+    bias: Float[Tensor, "heads t t"] | None = None,
+    *,
+    causal: bool = False,
 ) -> Float[Tensor, "b heads t d"]:
-    """softmax(q k / sqrt(d)) v by the fused kernel, except where that is slow: training in bfloat16 on a processor.
+    """softmax(q k / sqrt(d) + bias) v by the fused kernel, except where that is slow: training in bfloat16 on a
+    processor. `causal`, without a bias: each token sees itself and those before it only.
 
     There the fused backward took 3 to 7 times as long as plain matrix products (an AMD EPYC with AVX512_BF16, 257 and
     50 tokens), so they are written out, with the softmax in float32.
@@ -22,17 +31,69 @@ def attend(
     on_processor = query.device.type == "cpu" and query.dtype == torch.bfloat16
     if on_processor and torch.is_grad_enabled() and query.shape[2] <= LONGEST_WRITTEN_OUT:
         logits = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+        if bias is not None:
+            logits = logits + bias.to(logits.dtype)
+        if causal:
+            later = torch.ones(logits.shape[2:], dtype=torch.bool, device=logits.device).triu(1)
+            logits = logits.masked_fill(later, -torch.inf)
         return logits.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+    bias = None if bias is None else bias.to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, bias, is_causal=causal)
+
+
+class RelativePositionBias(nn.Module):
+    """What each head adds to its logits for the offset between two patches, in all blocks the same.
+
+    The last three rows of the table are for pairs with the cls token: it looks at a patch, a patch at it, it at itself.
+    Name and order of the table are those of BEiT and timm.
+    """
+
+    def __init__(self, heads: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.grid = grid
+        rows, columns = grid
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * rows - 1) * (2 * columns - 1) + 3, heads))
+
+    def forward(self, grid: tuple[int, int]) -> Float[Tensor, "heads t t"]:
+        """For tokens of a grid of any size, cls first; rows are the tokens that look."""
+        table = resize_relative_positions(self.relative_position_bias_table, self.grid, grid)
+        return table[_offset_rows(grid, table.device)].permute(2, 0, 1)
+
+
+def resize_relative_positions(
+    table: Float[Tensor, "o heads"], old_grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Tensor, "p heads"]:
+    """The table of one grid's offsets for another's: bicubic, float32; the cls token's three rows are kept."""
+    if old_grid == new_grid:
+        return table
+    (old_rows, old_columns), (new_rows, new_columns) = old_grid, new_grid
+    image = table[:-3].T.unflatten(1, (2 * old_rows - 1, 2 * old_columns - 1))[None].float()
+    size = (2 * new_rows - 1, 2 * new_columns - 1)
+    resized = F.interpolate(image, size=size, mode="bicubic", align_corners=False)
+    return torch.cat((resized[0].flatten(1).T.to(table.dtype), table[-3:]))
+
+
+def _offset_rows(grid: tuple[int, int], device: torch.device) -> Int64[Tensor, "t t"]:
+    """For each pair of tokens, cls first, the row of the table that holds their offset."""
+    rows, columns = grid
+    patches = torch.arange(rows * columns, device=device)
+    row, column = patches // columns, patches % columns
+    down, right = row[:, None] - row, column[:, None] - column
+    offsets = (2 * rows - 1) * (2 * columns - 1)
+    looked_up = F.pad((down + rows - 1) * (2 * columns - 1) + right + columns - 1, (1, 0, 1, 0), value=offsets)
+    looked_up[1:, 0] = offsets + 1
+    looked_up[0, 0] = offsets + 2
+    return looked_up
 
 
 class Attention(nn.Module):
     """Global self-attention. EVA gives biases to queries and values only: one on the keys cannot change a softmax."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         width = config.width
         self.heads = config.heads
+        self.causal = config.causal
         self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias == "all")
         self.separate_biases = config.qkv_bias == "query_and_value"
         if self.separate_biases:
@@ -40,17 +101,21 @@ class Attention(nn.Module):
             self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def forward(
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "heads t t"] | None = None
+    ) -> Float[Tensor, "b t d"]:
         query, key, value = self._query_key_value(x)
-        return self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        return self.proj(attend(query, key, value, bias, causal=self.causal).transpose(1, 2).flatten(2))
 
-    def attention_map(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b heads t t"]:
+    def attention_map(
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "heads t t"] | None = None
+    ) -> Float[Tensor, "b heads t t"]:
         """How much each token (rows) takes from each other: the softmax that the fused kernel never writes down."""
         query, key, _ = self._query_key_value(x)
         # Autocast would round the product back to its own format.
         with torch.autocast(x.device.type, enabled=False):
             logits = query.float() @ key.float().transpose(2, 3) * query.shape[3] ** -0.5
-            return logits.softmax(dim=-1)
+            return (logits if bias is None else logits + bias.float()).softmax(dim=-1)
 
     def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         bias: Tensor | None = self.qkv.bias
@@ -73,7 +138,7 @@ class QuickGELU(nn.Module):
 class MLP(nn.Module):
     """Two linear layers with an activation between them."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.fc1 = nn.Linear(config.width, config.mlp_width)
         self.act = nn.GELU() if config.activation == "gelu" else QuickGELU()
@@ -86,7 +151,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x)); each branch scaled and, per sample, dropped."""
 
-    def __init__(self, config: ViTConfig, drop_path: float) -> None:
+    def __init__(self, config: BlockConfig, drop_path: float) -> None:
         super().__init__()
         self.drop_path = drop_path
         self.norm1 = nn.LayerNorm(config.width, eps=config.norm_epsilon)
@@ -99,10 +164,18 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((config.width,), config.layer_scale))
 
     def forward(
-        self, x: Float[Tensor, "b t d"], drop_path_noise: Float[Tensor, "b 2"] | None = None
+        self,
+        x: Float[Tensor, "b t d"],
+        drop_path_noise: Float[Tensor, "b 2"] | None = None,
+        bias: Float[Tensor, "heads t t"] | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """`drop_path_noise` in [0, 1), column 0 for the attention branch, 1 for the MLP branch; None drops none."""
-        attended = self.attn(self.norm1(x))
+        """Run the block.
+
+        Args:
+            drop_path_noise: in [0, 1), column 0 for the attention branch, 1 for the MLP branch; None drops none.
+            bias: added to the attention's logits.
+        """
+        attended = self.attn(self.norm1(x), bias)
         if self.has_layer_scale:
             attended = attended * self.gamma_1
         x = x + self._drop(attended, drop_path_noise, 0)

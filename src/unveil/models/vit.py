@@ -6,12 +6,12 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from unveil.config import UnveilError, ViTConfig
-from unveil.models.transformer import Block
+from unveil.models.transformer import Block, RelativePositionBias
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Features:
     cls: Float[Tensor, "b d"]
     """The cls token after the final norm."""
     patches: Float[Tensor, "b n d"]
-    """The patch tokens after the final norm, row by row."""
+    """The patch tokens after the final norm, row by row; with `kept` only those, in its order."""
     grid: tuple[int, int]
-    """Rows and columns of patches: n = rows * columns."""
+    """Rows and columns of patches: n = rows * columns, without `kept`."""
     intermediates: dict[int, Float[Tensor, "b t d"]]
     """Tokens, cls first, as block i of those asked for leaves them."""
     levels: dict[int, Float[Tensor, "b d h w"]]
@@ -35,17 +35,17 @@ class Features:
 class PatchEmbedding(nn.Module):
     """A linear map of each patch's pixels, kept as the convolution that released checkpoints name."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: ViTConfig, channels: int = 3) -> None:
         super().__init__()
         side = config.patch_size
-        self.proj = nn.Conv2d(3, config.width, kernel_size=side, stride=side, bias=config.patch_bias)
+        self.proj = nn.Conv2d(channels, config.width, kernel_size=side, stride=side, bias=config.patch_bias)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
 class ViT(nn.Module):
-    """Patch embedding, cls token, learned absolute positions, pre-norm blocks, final norm.
+    """Patch embedding, cls token, learned absolute (and perhaps relative) positions, pre-norm blocks, final norm.
 
     Parameter names are those of the released EVA checkpoints and of timm, so weights need no renaming.
 
@@ -54,17 +54,23 @@ class ViT(nn.Module):
         mask_token: Whether there is a token to put in place of hidden patches (masked pre-training).
         final_norm: Without it (fine-tuning on mean-pooled patches normalises after pooling; detection and segmentation
             do not at all) the tokens leave as the last block made them.
+        channels: Of the images.
     """
 
-    def __init__(self, config: ViTConfig, *, mask_token: bool = False, final_norm: bool = True) -> None:
+    def __init__(
+        self, config: ViTConfig, *, mask_token: bool = False, final_norm: bool = True, channels: int = 3
+    ) -> None:
         super().__init__()
         self.config = config
         rows, columns = config.grid
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width)) if mask_token else None
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + rows * columns, config.width))
-        self.patch_embed = PatchEmbedding(config)
+        self.patch_embed = PatchEmbedding(config, channels)
         self.norm_pre = self._norm(config.norm_before_blocks)
+        self.rel_pos_bias: RelativePositionBias | None = None
+        if config.relative_positions == "shared":
+            self.rel_pos_bias = RelativePositionBias(config.heads, config.grid)
         last = max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(Block(config, config.drop_path * i / last) for i in range(config.depth))
         self.norm = self._norm(final_norm)
@@ -94,7 +100,7 @@ class ViT(nn.Module):
                 patch_size = self.patch_embed.proj.weight.square().sum(dim=(1, 2, 3)).mean().sqrt()
                 self.pos_embed[0, 1:] = table * patch_size * 2.0**0.5
 
-    def grid_of(self, images: Float[Tensor, "b 3 h w"]) -> tuple[int, int]:
+    def grid_of(self, images: Float[Tensor, "b c h w"]) -> tuple[int, int]:
         """Rows and columns of patches that images of this size make.
 
         Raises:
@@ -118,13 +124,18 @@ class ViT(nn.Module):
         return resize_positions(self.pos_embed, self.config.grid, grid)
 
     def embed(
-        self, images: Float[Tensor, "b 3 h w"], mask: Bool[Tensor, "b n"] | None = None
+        self,
+        images: Float[Tensor, "b c h w"],
+        mask: Bool[Tensor, "b n"] | None = None,
+        kept: Int64[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Tokens that enter the first block, cls first.
 
         Args:
             images: Normalised, any size that divides into patches.
             mask: True = hidden: the mask token takes the patch's place, before positions are added.
+            kept: Numbers of the patches that go on, each with its position (patch dropout); cls always does. None
+                keeps all.
 
         Raises:
             UnveilError: the images do not divide into patches.
@@ -136,7 +147,11 @@ class ViT(nn.Module):
                 raise ValueError("this ViT was built without a mask token: ViT(config, mask_token=True)")
             patches = torch.where(mask[:, :, None], self.mask_token, patches)
         cls = self.cls_token.expand(images.shape[0], -1, -1)
-        return self.norm_pre(torch.cat((cls, patches), dim=1) + positions)
+        tokens = torch.cat((cls, patches), dim=1) + positions
+        if kept is not None:
+            places = torch.cat((torch.zeros_like(kept[:, :1]), 1 + kept), dim=1)
+            tokens = tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
+        return self.norm_pre(tokens)
 
     def finish(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """What is done to the tokens after the last block: the final norm, if there is one."""
@@ -144,9 +159,10 @@ class ViT(nn.Module):
 
     def forward(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "b c h w"],
         mask: Bool[Tensor, "b n"] | None = None,
         *,
+        kept: Int64[Tensor, "b k"] | None = None,
         drop_path_noise: Float[Tensor, "b depth 2"] | None = None,
         need: tuple[str, ...] = (),
     ) -> Features:
@@ -155,26 +171,32 @@ class ViT(nn.Module):
         Args:
             images: Normalised, any size that divides into patches.
             mask: True = hidden.
+            kept: Numbers of the patches that go through the blocks; None = all, which "levels" and relative positions
+                need.
             drop_path_noise: Uniform in [0, 1) for each sample, block and branch; None keeps every branch.
             need: What is wanted beside cls and patches: "blocks.3" (tokens as block 3 leaves them), "blocks.3.attn"
                 (its attention), "levels" (feature maps).
 
         Raises:
-            UnveilError: the images do not divide into patches; `need` names something that is not there.
+            UnveilError: the images do not divide into patches; `need` names something that is not there, or needs more
+                than is kept.
         """
         wanted_tokens, wanted_attention, wants_levels = self._parse(need)
+        if kept is not None and (wants_levels or self.rel_pos_bias is not None):
+            raise UnveilError("feature maps and relative positions need all patches: turn patch dropout off")
         intermediates: dict[int, Tensor] = {}
         attention: dict[int, Tensor] = {}
         grid = self.grid_of(images)
-        tokens = self.embed(images, mask)
+        tokens = self.embed(images, mask, kept)
+        bias = None if self.rel_pos_bias is None else self.rel_pos_bias(grid)
         for i, block in enumerate(cast(Iterable[Block], self.blocks)):
             if i in wanted_attention:
-                attention[i] = block.attn.attention_map(block.norm1(tokens))
+                attention[i] = block.attn.attention_map(block.norm1(tokens), bias)
             noise = None if drop_path_noise is None else drop_path_noise[:, i]
             if self.config.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, noise, use_reentrant=False, preserve_rng_state=False)
+                tokens = checkpoint(block, tokens, noise, bias, use_reentrant=False, preserve_rng_state=False)
             else:
-                tokens = block(tokens, noise)
+                tokens = block(tokens, noise, bias)
             if i in wanted_tokens:
                 intermediates[i] = tokens
         tokens = self.finish(tokens)
@@ -217,7 +239,8 @@ class ViT(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that are spared beside biases and norms. The mask token is not (released code)."""
-        return {"pos_embed", "cls_token"}
+        relative = set() if self.rel_pos_bias is None else {"rel_pos_bias.relative_position_bias_table"}
+        return {"pos_embed", "cls_token"} | relative
 
     def shard_units(self) -> list[nn.Module]:
         """The pieces that sharding and recomputation treat as wholes."""
