@@ -1,15 +1,16 @@
 """Vision foundation models on your own images.
 
-`unveil.load(run_or_name)` gives a trained model to work with (docs/using.md). It is imported when it is asked for, so
-that `import unveil` and the command line answer at once.
+`unveil.load(run_or_name)` gives a trained model to work with (docs/using.md), `unveil.load_clip(run_or_name)` one that
+compares images with texts (docs/clip.md). They are imported when they are asked for, so that `import unveil` and the
+command line answer at once.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unveil.api import Model, load
+    from unveil.api import ClipModel, Model, load, load_clip
 
-__all__ = ["Model", "load"]
+__all__ = ["ClipModel", "Model", "load", "load_clip"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from unveil.build.clip_models import ClipModel, load_clip
+from unveil.build.devices import find_device
 from unveil.build.image_batches import middle
 from unveil.build.released import read_released
 from unveil.build.trained import build_trained, usual_normalization
@@ -29,6 +31,8 @@ from unveil.models.vit import ViT
 from unveil.tasks.classification.task import Classification
 from unveil.weights.infer import known_about
 from unveil.weights.load import read_network
+
+__all__ = ["ClipModel", "ImageFeatures", "Model", "load", "load_clip"]
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +147,8 @@ class Model:
         if self.classifier is None:
             raise UnveilError(
                 f"{self.name} has no classification head; give it one first: unveil finetune classification DATA "
-                f"--init-from {self.name}, or unveil probe DATA --model {self.name}"
+                f"--init-from {self.name}, or unveil probe DATA --model {self.name}; a whole CLIP needs none with "
+                "--labels"
             )
         return self.classifier
 
@@ -190,7 +195,7 @@ def load(
         UnveilError: nothing there, a layout that is not known, or a device that is not there.
     """
     name, path = os.fspath(path_or_name), Path(path_or_name).expanduser()
-    place = Precision.of(precision, _device(device))
+    place = Precision.of(precision, find_device(device))
     run = None
     if path.exists():
         network = read_network(path, weights=weights, settings=settings)
@@ -237,19 +242,6 @@ def _run_config(file: Path) -> dict[str, Any] | None:
     if not (folder / "config.json").is_file() or not (checkpoint or (folder / "report.json").is_file()):
         return None
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-
-
-def _device(given: str | None) -> torch.device:
-    """Raises UnveilError where there is no such device."""
-    if given is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(given)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UnveilError(f"device {given!r} cannot be used here ({reason}); try cpu") from error
-    return device
 
 
 def _picture(image: Image.Image | str | os.PathLike[str]) -> Image.Image:

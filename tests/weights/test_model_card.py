@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from unveil.config import ClipTarget, OptimizationConfig, PixelTarget, PretrainConfig, UnveilError, ViTConfig
+from unveil.config import (
+    ClipTarget,
+    EmaTarget,
+    HogTarget,
+    MaskedTokenPrediction,
+    OptimizationConfig,
+    PatchAggregation,
+    PixelTarget,
+    PretrainConfig,
+    UnveilError,
+    VectorQuantizedDistillation,
+    ViTConfig,
+)
 from unveil.config.serialize import to_json
 from unveil.weights.model_card import model_card
 
@@ -35,6 +47,23 @@ def test_teachers_and_starting_weights_of_every_stage(tmp_path: Path) -> None:
     assert f"started from `/weights/eva_psz14.pt` (EVA (BAAI): MIT) (by way of `{first}`)" in licence
     assert "| steps | 1,200 of 64 images |" in card and "Pixel" in card and "Compared." in card
     assert "Nothing is known about the data." in card and "The run wrote none." in card
+
+
+def test_a_tokeniser_s_teacher_is_told_of_the_network_that_predicts_its_codes(tmp_path: Path) -> None:
+    tokenizer = run(tmp_path / "vqkd", target=ClipTarget(), objective=VectorQuantizedDistillation())
+    objective = MaskedTokenPrediction(tokenizer=str(tokenizer), aggregation=PatchAggregation())
+    card = model_card(run(tmp_path / "tokens", objective=objective), **SAID)
+    licence = card.partition("## Licence")[2]
+    assert f"- trained to predict the codes of the tokeniser `{tokenizer}`\n" in licence
+    assert f"teacher `ViT-L-14/openai` (OpenAI's CLIP: MIT) (by way of `{tokenizer}`)" in licence
+    assert "embedded" not in card and "| teacher |" not in card
+    assert "aggregation=PatchAggregation(after_block=9, depth=2))" in card and "| masking | BlockMasking(" in card
+    assert "| masking |" not in model_card(tokenizer, **SAID)
+
+
+@pytest.mark.parametrize("target", [HogTarget(), EmaTarget()])
+def test_targets_without_weights_of_others(tmp_path: Path, target: HogTarget | EmaTarget) -> None:
+    assert "trained from random numbers" in model_card(run(tmp_path / "run", target=target), **SAID)
 
 
 def test_from_scratch_and_from_a_file_of_a_run(tmp_path: Path) -> None:

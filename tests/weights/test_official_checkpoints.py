@@ -160,7 +160,10 @@ def test_and_the_way_back(name: str) -> None:
     state = CHECKPOINTS[name][0]()
     layout = timm_vit if name == "eva_l_psz14" else eva
     back = layout.from_native(layout.to_native(state))
-    assert back.keys() == state.keys() and all(back[tensor] is state[tensor] for tensor in state)
+    # CLIP's text projection is turned over, and back, which makes another tensor of it.
+    turned = state.keys() & {"text.text_projection"}
+    assert back.keys() == state.keys() and all(back[tensor] is state[tensor] for tensor in state.keys() - turned)
+    assert all(back[tensor].shape == state[tensor].shape for tensor in turned)
 
 
 @pytest.mark.parametrize(

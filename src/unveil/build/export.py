@@ -1,8 +1,6 @@
 """Trained networks for other programs: timm, safetensors, ONNX, torch.export; each checked against the original."""
 
 import json
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unveil.build.deployable import Deployable
+from unveil.build.export_place import FILES, Exported, move_all, places, require_free
 from unveil.config import UnveilError
 from unveil.config.serialize import to_json
 from unveil.data.normalization import MEAN_AND_STD
@@ -18,25 +17,7 @@ from unveil.weights.timm_network import TimmNetwork, timm_network
 from unveil.weights.write import notes, workplace, write_weights
 
 Kind = Literal["timm", "safetensors", "onnx", "torch-export"]
-
-FILES: dict[Kind, str] = {
-    "timm": "model.safetensors",
-    "safetensors": "model.safetensors",
-    "onnx": "model.onnx",
-    "torch-export": "model.pt2",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """What was written."""
-
-    file: Path
-    card: Path
-    difference: float
-    """Largest difference of any output from the original's, on random images."""
-    loading: str
-    """Markdown that shows how to load it."""
+"""Of a single network; a whole CLIP: `unveil.build.clip_export`."""
 
 
 def export(
@@ -65,8 +46,8 @@ def export(
     """
     from unveil.weights.model_card import model_card
 
-    folder, file, card = _places(out, to)
-    _check_target(folder, file, card, overwrite=overwrite)
+    folder, file, card = places(out, to)
+    require_free(folder, file, card, overwrite=overwrite)
     with workplace(folder) as work:
         match to:
             case "timm":
@@ -89,8 +70,7 @@ def export(
             checked=checked,
         )
         (work / card).write_text(text, encoding="utf-8")
-        for written in sorted(work.iterdir(), key=lambda path: path.name == card):
-            os.replace(written, folder / written.name)
+        move_all(work, folder, last=card)
     return Exported(file=folder / file, card=folder / card, difference=difference, loading=loading)
 
 
@@ -272,23 +252,3 @@ def _what(network: Deployable) -> str:
         f"A vision transformer as {kind}: {config.width} wide, {config.depth} deep, {count / 1e6:,.1f} M parameters, "
         f"{config.image_size} px in patches of {config.patch_size} px. Trained with unveil."
     )
-
-
-def _places(out: Path, to: Kind) -> tuple[Path, str, str]:
-    """Folder, name of the file, name of the card."""
-    suffix = Path(FILES[to]).suffix
-    if to != "timm" and out.suffix == suffix and not out.is_dir():
-        return out.parent, out.name, f"{out.stem}.md"
-    return out, FILES[to], "README.md"
-
-
-def _check_target(folder: Path, file: str, card: str, *, overwrite: bool) -> None:
-    if (folder / "checkpoints").is_dir():
-        raise UnveilError(f"{folder} is the folder of a run; give --out another one")
-    if folder.exists() and not folder.is_dir():
-        raise UnveilError(f"{folder} is a file, not a folder; give --out another name")
-    if (folder / file).is_dir():
-        raise UnveilError(f"{folder / file} is a folder, where the model would be; give --out another place")
-    there = next((name for name in (file, card, "config.json") if (folder / name).exists()), None)
-    if there is not None and not overwrite:
-        raise UnveilError(f"{folder / there} is there already; give --overwrite, or --out another place")

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from unveil.config import ClassificationConfig, UnveilError, ViTConfig
-from unveil.config.serialize import from_json
 from unveil.data.normalization import Normalization
 from unveil.tasks.classification.task import Classification
 from unveil.weights.families import recognize
-from unveil.weights.infer import head_of, known_about, pooling_of
+from unveil.weights.infer import head_of, known_about, pooling_of, vision_of
 from unveil.weights.load import UNTOLD, load_backbone, read_backbone, read_network
 from unveil.weights.report import LoadReport
 
@@ -39,7 +38,7 @@ def network_in(path: Path, settings: Sequence[str] = ()) -> tuple[ViTConfig, Nor
     if config.is_file():
         try:
             said = json.loads(config.read_text(encoding="utf-8"))
-            return from_json(ViTConfig, said["model"]), said["data"]["normalization"]
+            return vision_of(said["model"]), said["data"]["normalization"]
         except (ValueError, KeyError, TypeError) as error:
             raise UnveilError(f"{config} is not the configuration of a run of unveil ({error}); restore it") from None
     network = read_network(path, settings=[text for text in settings if text.partition("=")[0] in UNTOLD])

@@ -32,7 +32,7 @@ class Convert:
     set: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE", help_behavior_hint=""), tyro.conf.UseAppendAction
     ] = ()
-    """What no shape tells: model.heads, model.activation, model.norm_epsilon."""
+    """What no shape tells: model.heads, activation or norm_epsilon; model.text.heads or activation of a CLIP."""
     half: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Write float16."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -41,6 +41,7 @@ class Convert:
     def run(self) -> int:
         from unveil.cli.terminal import log_on_terminal
         from unveil.config.serialize import to_json
+        from unveil.weights.clip_text import text_of
         from unveil.weights.convert import convert
         from unveil.weights.infer import known_about
         from unveil.weights.load import read_network
@@ -52,7 +53,9 @@ class Convert:
                 raise UnveilError(f"--{name.replace('_', '-')} is {value}; give at least 1")
         check_target(self.to, overwrite=self.overwrite)
         with log_on_terminal(0):
-            network = read_network(self.source, settings=self.set)
+            of_text = [setting for setting in self.set if setting.startswith("model.text.")]
+            network = read_network(self.source, settings=[setting for setting in self.set if setting not in of_text])
+            text = text_of(network.file, network.state, settings=of_text)
         converted = convert(
             network.state,
             network.config,
@@ -61,8 +64,9 @@ class Convert:
             image_size=self.image_size,
             patch_size=self.patch_size,
             half=self.half,
+            text=text,
         )
-        known = known_about(network.file) | {"model": to_json(converted.config)}
+        known = known_about(network.file) | {"model": to_json(converted.model)}
         write_weights(self.to, converted.state, notes(known, layout=self.format, source=network.file))
         config, rows = converted.config, converted.config.image_size // converted.config.patch_size
         print(converted.report)

@@ -5,18 +5,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unveil.config import ViTConfig
+from unveil.config import ClipModelConfig, TextConfig, UnveilError, ViTConfig
 from unveil.models.vit import ViT
 from unveil.weights import eva, open_clip, openai_clip, timm_vit
-from unveil.weights.families import Family, recognize
+from unveil.weights.clip import is_whole
+from unveil.weights.clip_text import text_config_of
+from unveil.weights.families import Family, Recognized, recognize
 from unveil.weights.infer import head_of
 from unveil.weights.load import fill_backbone
 from unveil.weights.names import BACKBONE, Part, part_of
 from unveil.weights.report import LoadReport
 
 KEPT: dict[Family, frozenset[Part]] = {
-    "native": frozenset(Part) - {Part.DECODER},
-    "eva": frozenset(Part) - {Part.DECODER},
+    "native": frozenset(Part) - {Part.DECODER, Part.TOKENIZER},
+    "eva": frozenset(Part) - {Part.DECODER, Part.TOKENIZER},
     "timm": frozenset({Part.FINAL_NORM, Part.HEAD, Part.POOLED_NORM, Part.PROJECTION}),
     "openai": frozenset({Part.FINAL_NORM, Part.PROJECTION, Part.TEXT}),
     "open_clip": frozenset({Part.FINAL_NORM, Part.PROJECTION, Part.TEXT}),
@@ -31,6 +33,8 @@ class Converted:
     state: dict[str, Tensor]
     config: ViTConfig
     """Of the network as it was written: with its new image and patch size."""
+    model: ViTConfig | ClipModelConfig
+    """The same, and of a whole CLIP all of it."""
     report: LoadReport
 
 
@@ -44,6 +48,7 @@ def convert(
     patch_size: int | None = None,
     half: bool = False,
     joint_biases: bool = False,
+    text: TextConfig | None = None,
 ) -> Converted:
     """Rename, and resize where another image or patch size is asked for; values are otherwise untouched.
 
@@ -53,6 +58,7 @@ def convert(
         image_size: side in pixels that the positions are resized for; None = the present one.
         patch_size: side in pixels; None = the present one.
         half: write floating-point numbers as float16.
+        text: of a whole CLIP's text tower, where it is known better than by its shapes.
         joint_biases: one bias for queries, keys (zero) and values, as CLIP's layout has it, in the others too.
 
     Raises:
@@ -85,10 +91,29 @@ def convert(
         for theirs, ours in found.names.items()
         if ours in names and not (theirs.endswith(names[ours]) or names[ours].endswith(theirs))
     }
+    model, untold = _model(found, config, text, source=source, to=to)
     report = replace(
-        report, loaded=list(written), renamed=renamed, left_out=left_out, notes=_notes(config, native, left_out, to)
+        report,
+        loaded=list(written),
+        renamed=renamed,
+        left_out=left_out,
+        notes=[*_notes(config, native, left_out, to), *untold],
     )
-    return Converted(state=written, config=config, report=report)
+    return Converted(state=written, config=config, model=model, report=report)
+
+
+def _model(
+    found: Recognized, config: ViTConfig, text: TextConfig | None, *, source: str, to: Family
+) -> tuple[ViTConfig | ClipModelConfig, list[str]]:
+    """What the written file is, and what a person should know where that is not known."""
+    if not is_whole(found) or Part.TEXT not in KEPT[to]:
+        return config, []
+    try:
+        text = text or text_config_of(found, source=source)
+    except UnveilError as error:
+        return config, [f"the new file says its image tower's sizes only: {error}"]
+    width, has_bias = found.native["projection.weight"].shape[0], "projection.bias" in found.native
+    return ClipModelConfig(vision=config, text=text, embedding_width=width, projection_bias=has_bias), []
 
 
 def _one_head(native: dict[str, Tensor], state: dict[str, Tensor], left_out: dict[str, list[str]]) -> None:

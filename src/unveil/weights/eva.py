@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from unveil.weights.names import BACKBONE, is_backbone, is_text
+from unveil.weights.text_tower import TEXT, native_text_name, released_text_name, turned
 
 _TOWER = "visual."
 
@@ -41,7 +42,9 @@ def native_name(name: str, *, is_clip: bool) -> str:
             return name.replace(f"{_TOWER}head", "projection")
         if name.startswith(_TOWER):
             return BACKBONE + name.removeprefix(_TOWER)
-        return "logit_scale" if name == "text.logit_scale" else name
+        if name == f"{TEXT}logit_scale":
+            return "logit_scale"
+        return native_text_name(name.removeprefix(TEXT)) or name
     if name.startswith("lm_head."):
         return name.removeprefix("lm_")
     return BACKBONE + name if is_backbone(name) else name
@@ -56,7 +59,7 @@ def native_names(state: dict[str, Tensor]) -> dict[str, str]:
 def to_native(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Released -> ours. Values are untouched."""
     names = native_names(state)
-    return {names[name]: value for name, value in state.items()}
+    return {names[name]: turned(names[name], value) for name, value in state.items()}
 
 
 def released_names(native: Iterable[str]) -> dict[str, str]:
@@ -73,11 +76,12 @@ def released_names(native: Iterable[str]) -> dict[str, str]:
         elif name.startswith("head.") and is_masked:
             names[name] = f"lm_{name}"
         else:
-            names[name] = "text.logit_scale" if name == "logit_scale" else name
+            text = released_text_name(name)
+            names[name] = f"{TEXT}logit_scale" if name == "logit_scale" else name if text is None else TEXT + text
     return names
 
 
 def from_native(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Ours -> released. Values are untouched."""
     names = released_names(state)
-    return {names[name]: value for name, value in state.items()}
+    return {names[name]: turned(name, value) for name, value in state.items()}

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from unveil.config import UnveilError
-from unveil.weights import eva, open_clip, openai_clip, timm_vit
+from unveil.weights import eva, open_clip, openai_clip, own, timm_vit
 from unveil.weights.looks_like import looks_like
 from unveil.weights.names import BACKBONE
 
@@ -47,8 +47,9 @@ def recognize(state: dict[str, Tensor], *, source: str) -> Recognized:
     """
     family: Family
     names: dict[str, str]
-    if f"{BACKBONE}patch_embed.proj.weight" in state:
-        family, layout, names, native = "native", "our own run", {name: name for name in state}, state
+    if own.is_own(state):
+        family, layout, names = "native", "our own run", own.native_names(state)
+        native = {names[name]: value for name, value in state.items()}
     elif openai_clip.is_openai_clip(state):
         family, layout = "openai", "CLIP in OpenAI's layout"
         names, native = openai_clip.native_names(state), openai_clip.to_native(state)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unveil.config import UnveilError, ViTConfig
+from unveil.config import ClipModelConfig, UnveilError, ViTConfig
 from unveil.config.serialize import from_json
 from unveil.models.vit import ViT
 from unveil.weights.families import recognize
@@ -86,7 +86,8 @@ def pooling_of(state: dict[str, Tensor]) -> Literal["mean", "cls"]:
 
 
 def known_about(file: Path) -> dict[str, Any]:
-    """What a file says about itself, as JSON values: "model" (its ViTConfig), "classes", "normalization" and "pooling".
+    """What a file says about itself, as JSON values: "model" (its ViTConfig, or of a whole CLIP its ClipModelConfig),
+    "classes", "normalization" and "pooling".
 
     `unveil convert`, `export` and `probe` write them into safetensors files, and a run has them in the config.json
     beside its checkpoints; {} where nothing is said.
@@ -108,13 +109,37 @@ def known_about(file: Path) -> dict[str, Any]:
 
 
 def config_in(file: Path) -> ViTConfig | None:
-    """The ViT that a file says it holds (see `known_about`); None where it does not say.
+    """The ViT that a file says it holds (see `known_about`), alone or in a CLIP; None where it does not say.
 
     Raises:
         UnveilError: the file or the configuration beside it is damaged, or not of a ViT.
     """
     model = known_about(file).get("model")
-    return None if model is None else from_json(ViTConfig, model)
+    return None if model is None else vision_of(model)
+
+
+def clip_config_in(file: Path) -> ClipModelConfig | None:
+    """The whole CLIP that a file says it holds; None where it says something else or nothing.
+
+    Raises:
+        UnveilError: the file or the configuration beside it is damaged.
+    """
+    model = known_about(file).get("model")
+    return from_json(ClipModelConfig, model) if is_clip(model) else None
+
+
+def vision_of(model: Any) -> ViTConfig:
+    """The ViT of a configuration's "model": the whole of it, or a CLIP's image tower.
+
+    Raises:
+        UnveilError: it is damaged, or not of a ViT.
+    """
+    return from_json(ClipModelConfig, model).vision if is_clip(model) else from_json(ViTConfig, model)
+
+
+def is_clip(model: Any) -> bool:
+    """Whether a configuration's "model" is that of two towers."""
+    return isinstance(model, dict) and model.get("kind") == ClipModelConfig.__name__
 
 
 def _json(text: str, file: Path) -> Any:

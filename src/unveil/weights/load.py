@@ -18,7 +18,7 @@ from unveil.weights.infer import config_in, infer
 from unveil.weights.names import BACKBONE, part_of
 from unveil.weights.read import read_weights
 from unveil.weights.report import LoadReport
-from unveil.weights.resize import fit_patches, fit_positions
+from unveil.weights.resize import fit_patches, fit_positions, fit_relative_positions
 from unveil.weights.sizes import published_heads
 
 log = logging.getLogger(__name__)
@@ -189,6 +189,10 @@ def _resize(vit: ViT, ours: dict[str, Tensor], source: str) -> dict[str, str]:
     for name, fit in (
         ("pos_embed", lambda value: fit_positions(value, vit.config.grid, source)),
         ("patch_embed.proj.weight", lambda value: fit_patches(value, vit.config.patch_size)),
+        (
+            "rel_pos_bias.relative_position_bias_table",
+            lambda value: fit_relative_positions(value, vit.config.grid, source),
+        ),
     ):
         if name in ours:
             old = ours[name]

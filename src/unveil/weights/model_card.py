@@ -14,6 +14,12 @@ LICENCES = {
 """Parts of names of teachers and files -> what is known of their licence. The person who publishes checks it."""
 
 
+_STARTS = (("init_from", ""), ("vision_init", "image tower"), ("text_init", "text tower"))
+"""Settings that name weights to start from, and what starts there."""
+
+WITHOUT_WEIGHTS = ("PixelTarget", "HogTarget", "EmaTarget")
+"""Targets that no weights of others stand behind."""
+
 SHOWN = 20
 """Classes and parts of the data that the card lists."""
 
@@ -31,7 +37,7 @@ def model_card(source: Path, *, title: str, what: str, loading: str, checked: st
     Raises:
         UnveilError: the run's files are damaged.
     """
-    run = next((folder for folder in (source, *source.parents[:3]) if (folder / "checkpoints").is_dir()), source)
+    run = _run_of(source)
     config = _read(run / "config.json") if (run / "config.json").is_file() else None
     parts = [f"# {title}", what, "## How to load it", loading, checked]
     if config is None:
@@ -68,8 +74,7 @@ def _recipe(run: Path, config: dict[str, Any]) -> str:
     model, optimization = config["model"], config["optimization"]
     rows = {
         "recipe": f"`{config['recipe']}` ({config['kind']})",
-        "network": f"ViT {model['width']} wide, {model['depth']} deep, {model['heads']} heads, "
-        f"{model['image_size']} px, patches of {model['patch_size']} px",
+        "network": _network(model),
         "input": f"RGB, {config['data']['normalization']} mean and standard deviation",
         "steps": f"{optimization['steps']:,} of {optimization['global_batch_size']:,} images",
         "optimizer": _settings(optimization["optimizer"]),
@@ -77,10 +82,13 @@ def _recipe(run: Path, config: dict[str, Any]) -> str:
         "seed": config["engine"]["seed"],
     }
     if "target" in config:
-        rows |= {"teacher": _settings(config["target"]), "masking": _settings(config["masking"])}
+        rows |= _pretext(config)
     if "augmentation" in config:
         rows["augmentation"] = _settings(config["augmentation"])
-    rows["started from"] = f"`{config['init_from']}`" if config.get("init_from") else "random weights"
+    starts = [
+        f"`{config[name]}` ({what})" if what else f"`{config[name]}`" for name, what in _STARTS if config.get(name)
+    ]
+    rows["started from"] = ", ".join(starts) or "random weights"
     if (run / "environment.json").is_file():
         environment = _read(run / "environment.json")
         known = [
@@ -89,6 +97,30 @@ def _recipe(run: Path, config: dict[str, Any]) -> str:
         rows["environment"] = ", ".join([*known, f"{environment.get('processes', 1)} processes"])
     table = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
     return "\n".join(table) + "\n\nEvery setting is in the run's `config.json`."
+
+
+def _pretext(config: dict[str, Any]) -> dict[str, str]:
+    """What was predicted, and what was hidden, where anything was."""
+    objective = config.get("objective", {"kind": "MaskedRegression"})
+    rows = {"objective": _settings(objective)}
+    if "tokenizer" not in objective:
+        rows["teacher"] = _settings(config["target"])
+    if objective["kind"].startswith("Masked"):
+        rows["masking"] = _settings(config["masking"])
+    return rows
+
+
+def _network(model: dict[str, Any]) -> str:
+    if "vision" in model:
+        text = model["text"]
+        return (
+            f"CLIP: {_network(model['vision'])}; text tower {text['width']} wide, {text['depth']} deep, "
+            f"{text['heads']} heads, {text['context_length']} tokens; {model['embedding_width']} shared"
+        )
+    return (
+        f"ViT {model['width']} wide, {model['depth']} deep, {model['heads']} heads, "
+        f"{model['image_size']} px, patches of {model['patch_size']} px"
+    )
 
 
 def _numbers(run: Path) -> str:
@@ -133,16 +165,25 @@ def _licence(config: dict[str, Any]) -> str:
 def _origins(config: dict[str, Any]) -> list[str]:
     origins = []
     target = config.get("target")
-    if target is not None and target["kind"] != "PixelTarget":
+    if (tokenizer := config.get("objective", {}).get("tokenizer")) is not None:
+        origins.append(f"trained to predict the codes of the tokeniser `{tokenizer}`")
+        before = _run_of(Path(tokenizer)) / "config.json"
+        if before.is_file():
+            origins += [f"{origin} (by way of `{tokenizer}`)" for origin in _origins(_read(before))]
+    elif target is not None and target["kind"] not in WITHOUT_WEIGHTS:
         name = target.get("file") or target.get("name") or "embedded"
         origins.append(f"trained to predict the features of the teacher `{name}`{_known_licence(name)}")
-    start = config.get("init_from")
-    if start:
+    for start in (config[name] for name, _ in _STARTS if config.get(name)):
         before = Path(start) / "config.json"
         origins.append(f"started from `{start}`{_known_licence(Path(start).name)}")
         if before.is_file():
             origins += [f"{origin} (by way of `{start}`)" for origin in _origins(_read(before))]
     return origins
+
+
+def _run_of(source: Path) -> Path:
+    """The folder of the run that `source` is, or lies in; itself where there is none."""
+    return next((folder for folder in (source, *source.parents[:3]) if (folder / "checkpoints").is_dir()), source)
 
 
 def _known_licence(name: str) -> str:
@@ -151,7 +192,10 @@ def _known_licence(name: str) -> str:
 
 def _settings(value: dict[str, Any]) -> str:
     """AdamWConfig(learning_rate=0.001, ...)."""
-    inner = ", ".join(f"{name}={item!r}" for name, item in value.items() if name != "kind" and item is not None)
+    given = {name: item for name, item in value.items() if name != "kind" and item is not None}
+    inner = ", ".join(
+        f"{name}={_settings(item) if isinstance(item, dict) else repr(item)}" for name, item in given.items()
+    )
     return f"{value['kind'].removesuffix('Config')}({inner})".replace("|", "\\|")
 
 

@@ -1,8 +1,9 @@
 """Our names of the parts that a file of weights may hold.
 
 `backbone.*` as in `ViT`, `fc_norm.*` and `head.*` as in our tasks (the head is the predictor where there is a
-`backbone.mask_token`, else a classifier), `projection.*` for CLIP's way into the space shared with text. Whatever
-belongs to none of these keeps the name that its file gives it.
+`backbone.mask_token`, else a classifier), `aggregation.*` of a second predictor, `predictor.*` of distillation,
+`target.*` of a teacher that learned along with its student, `codebook.*` and others of a tokeniser, `projection.*` for
+CLIP's way into the space shared with text. Whatever belongs to none of these keeps the name that its file gives it.
 """
 
 import re
@@ -10,7 +11,9 @@ from enum import StrEnum
 
 BACKBONE = "backbone."
 
-_BACKBONE_NAME = re.compile(r"(blocks|norm_pre|norm|patch_embed)\.|(cls_token|pos_embed|mask_token|reg_token)$")
+_BACKBONE_NAME = re.compile(
+    r"(blocks|norm_pre|norm|patch_embed|rel_pos_bias)\.|(cls_token|pos_embed|mask_token|reg_token)$"
+)
 _TEXT_NAME = re.compile(
     r"text\.|transformer\.|token_embedding\.|ln_final\.|"
     r"(positional_embedding|text_projection|logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size)$"
@@ -24,10 +27,13 @@ class Part(StrEnum):
     MASK_TOKEN = "mask token"
     FINAL_NORM = "final norm"
     PREDICTOR = "predictor of masked pre-training"
+    DISTILLED = "predictor of distillation"
+    TEACHER = "teacher that learned along"
     HEAD = "classification head"
     POOLED_NORM = "norm after pooling"
     PROJECTION = "projection into the space shared with text"
     DECODER = "decoder"
+    TOKENIZER = "codebook and decoder of a tokeniser"
     TEXT = "text tower"
 
 
@@ -50,12 +56,18 @@ def part_of(name: str, *, masked: bool) -> Part | None:
         return Part.MASK_TOKEN
     if name.startswith(f"{BACKBONE}norm."):
         return Part.FINAL_NORM
-    if name.startswith("head."):
+    if name.startswith(("head.", "aggregation.")):
         return Part.PREDICTOR if masked else Part.HEAD
+    if name.startswith("predictor."):
+        return Part.DISTILLED
+    if name.startswith("target."):
+        return Part.TEACHER
     if name.startswith("fc_norm."):
         return Part.POOLED_NORM
     if name.startswith("projection."):
         return Part.PROJECTION
+    if name.startswith(("codebook.", "code_head.", "decoder.", "feature_head.")):
+        return Part.TOKENIZER
     if _DECODER_NAME.match(name):
         return Part.DECODER
     return Part.TEXT if is_text(name) else None

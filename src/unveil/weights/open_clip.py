@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unveil.weights import timm_vit
 from unveil.weights.names import is_text
+from unveil.weights.text_tower import TEXT, native_text_name, released_text_name, turned
 
 _TOWERS = ("visual.trunk.", "trunk.")
 
@@ -26,8 +27,10 @@ def native_names(state: dict[str, Tensor]) -> dict[str, str]:
     names = {}
     for name in state:
         bare = name.removeprefix(tower)
-        if not name.startswith(tower):
-            names[name] = "projection.weight" if name == f"{visual}head.proj.weight" else name
+        if name.startswith(f"{visual}head.proj."):
+            names[name] = name.replace(f"{visual}head.proj.", "projection.")
+        elif not name.startswith(tower):
+            names[name] = native_text_name(name.removeprefix(TEXT)) or name
         elif trunk[bare].startswith("head."):
             names[name] = bare.replace("head.", "projection.")
         else:
@@ -38,19 +41,22 @@ def native_names(state: dict[str, Tensor]) -> dict[str, str]:
 def to_native(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """open_clip's -> ours. Values are untouched."""
     names = native_names(state)
-    return {names[name]: value for name, value in state.items()}
+    return {names[name]: turned(names[name], value) for name, value in state.items()}
 
 
 def released_names(native: Iterable[str]) -> dict[str, str]:
-    """Our name -> open_clip's, the projection as the trunk's head (as in EVA01-g-14)."""
-    trunk = timm_vit.released_names(native)
-    return {ours: ours if is_text(ours) else f"{_TOWERS[0]}{theirs}" for ours, theirs in trunk.items()}
+    """Our name -> open_clip's, the projection as the trunk's head (as in EVA01-g-14), the text tower under `text.`."""
+    names = {}
+    for ours, theirs in timm_vit.released_names(native).items():
+        text = released_text_name(ours)
+        names[ours] = TEXT + text if text is not None else ours if is_text(ours) else f"{_TOWERS[0]}{theirs}"
+    return names
 
 
 def from_native(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Ours -> open_clip's. Values are untouched."""
     names = released_names(state)
-    return {names[name]: value for name, value in state.items()}
+    return {names[name]: turned(name, value) for name, value in state.items()}
 
 
 def _tower(state: dict[str, Tensor]) -> str | None:

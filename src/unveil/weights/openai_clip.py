@@ -1,6 +1,5 @@
-"""CLIP's vision tower as OpenAI released it and open_clip writes it, to and from our ViT."""
+"""CLIP as OpenAI released it and open_clip writes it, to and from ours."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,10 +9,12 @@ from torch import Tensor
 
 from unveil.config import UnveilError, ViTConfig
 from unveil.weights.names import BACKBONE, is_text
+from unveil.weights.resblocks import native_block_name, released_block_name
 from unveil.weights.sizes import sizes_of
+from unveil.weights.text_tower import native_text_name, released_text_name, turned
 
-_MARK = "input_resolution"
-"""A number that OpenAI's released state dicts carry and open_clip's do not."""
+MARKS = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI's released state dicts carry and open_clip's do not."""
 
 _TOP = {
     "class_embedding": "cls_token",
@@ -24,15 +25,6 @@ _TOP = {
     "ln_post.weight": "norm.weight",
     "ln_post.bias": "norm.bias",
 }
-_BLOCK = {
-    "ln_1": "norm1",
-    "ln_2": "norm2",
-    "attn.in_proj_": "attn.qkv.",
-    "attn.out_proj": "attn.proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-}
-_BLOCK_NAME = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 _LEADING_ONES = {"cls_token": 2, "pos_embed": 1}
 """Dimensions of size 1 that our tensors have in front of CLIP's."""
 
@@ -46,6 +38,8 @@ class ClipTower:
     """For `ViT(config)`."""
     projection: Float[Tensor, "d e"] | None
     """tokens @ projection: from the tower's width to the space shared with text; None where the file has none."""
+    projection_bias: Float[Tensor, "e"] | None = None
+    """What EVA-CLIP adds to that, and OpenAI does not."""
 
 
 def is_openai_clip(state: dict[str, Tensor]) -> bool:
@@ -55,7 +49,7 @@ def is_openai_clip(state: dict[str, Tensor]) -> bool:
 
 def is_openais_own(state: dict[str, Tensor]) -> bool:
     """Whether OpenAI itself wrote the file, so that the network was trained with quick GELU."""
-    return _MARK in state
+    return MARKS[0] in state
 
 
 def native_names(state: dict[str, Tensor]) -> dict[str, str]:
@@ -67,18 +61,21 @@ def native_names(state: dict[str, Tensor]) -> dict[str, str]:
         ours = native_name(tower) if name.startswith(prefix) else None
         if ours is not None:
             names[name] = BACKBONE + ours
+        elif name == f"{prefix}proj":
+            names[name] = "projection.weight"
         else:
-            names[name] = "projection.weight" if name == f"{prefix}proj" else name
+            names[name] = native_text_name(name) or name
     return names
 
 
 def to_native(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """OpenAI's or open_clip's -> ours; the text side keeps its names."""
+    """OpenAI's or open_clip's -> ours."""
     names = native_names(state)
     native = {}
     for name, value in state.items():
         ours = names[name]
         ones = _LEADING_ONES.get(ours.removeprefix(BACKBONE), 0) if ours.startswith(BACKBONE) else 0
+        value = turned(ours, value)
         native[ours] = value.t() if ours == "projection.weight" else value.reshape((1,) * ones + tuple(value.shape))
     return native
 
@@ -87,7 +84,7 @@ def released_names(native: Iterable[str]) -> dict[str, str]:
     """Our name -> OpenAI's: under `visual.` beside a text tower, else the tower alone.
 
     Raises:
-        UnveilError: the ViT has parts that CLIP's design has no place for.
+        UnveilError: the network has parts that CLIP's design has no place for.
     """
     native = list(native)
     prefix = "visual." if any(is_text(name) for name in native) else ""
@@ -95,8 +92,14 @@ def released_names(native: Iterable[str]) -> dict[str, str]:
     for name in native:
         if name.startswith(BACKBONE):
             names[name] = prefix + _to_openai(name.removeprefix(BACKBONE))
+        elif name == "projection.bias":
+            raise UnveilError(
+                "CLIP's projection in OpenAI's layout has no bias as this one has; use the layout open_clip"
+            )
+        elif name == "projection.weight":
+            names[name] = f"{prefix}proj"
         else:
-            names[name] = f"{prefix}proj" if name == "projection.weight" else name
+            names[name] = released_text_name(name) or name
     return names
 
 
@@ -104,12 +107,13 @@ def from_native(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Ours -> OpenAI's.
 
     Raises:
-        UnveilError: the ViT has parts that CLIP's design has no place for.
+        UnveilError: the network has parts that CLIP's design has no place for.
     """
     names = released_names(state)
     released = {}
     for name, value in state.items():
         ones = _LEADING_ONES.get(name.removeprefix(BACKBONE), 0) if name.startswith(BACKBONE) else 0
+        value = turned(name, value)
         released[names[name]] = value.t() if name == "projection.weight" else value.reshape(value.shape[ones:])
     return released
 
@@ -168,13 +172,7 @@ def native_name(name: str) -> str | None:
     """The name in `ViT` of a tensor of CLIP's vision tower; None if it is none, or the projection."""
     if name in _TOP:
         return _TOP[name]
-    matched = _BLOCK_NAME.fullmatch(name)
-    if matched is None:
-        return None
-    for theirs, ours in _BLOCK.items():
-        if matched[2].startswith(theirs):
-            return f"blocks.{matched[1]}.{ours}{matched[2].removeprefix(theirs)}"
-    return None
+    return native_block_name(name)
 
 
 def _prefix(state: dict[str, Tensor]) -> str:
@@ -186,10 +184,8 @@ def _to_openai(name: str) -> str:
     for theirs, ours in _TOP.items():
         if name == ours:
             return theirs
-    matched = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    for theirs, ours in _BLOCK.items():
-        if matched is not None and matched[2].startswith(ours):
-            return f"transformer.resblocks.{matched[1]}.{theirs}{matched[2].removeprefix(ours)}"
+    if (released := released_block_name(name)) is not None:
+        return released
     raise UnveilError(
         f"{name} has no place in OpenAI's CLIP layout, which needs ViTConfig(qkv_bias='all', patch_bias=False, "
         "norm_before_blocks=True, layer_scale=None) and no mask token"

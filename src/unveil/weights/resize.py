@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unveil.config import UnveilError
+from unveil.models.transformer import resize_relative_positions
 from unveil.models.vit import resize_positions
 
 
@@ -22,6 +23,21 @@ def fit_positions(
     if side < 1 or 1 + side * side != table.shape[1]:
         raise UnveilError(f"{source}: {table.shape[1]} positions are not those of a cls token and a square grid")
     return table if (side, side) == grid else resize_positions(table, (side, side), grid)
+
+
+def fit_relative_positions(
+    table: Float[Tensor, "o heads"], grid: tuple[int, int], source: str = "this file"
+) -> Float[Tensor, "p heads"]:
+    """Table of the offsets on a square grid, the cls token's three rows last, for `grid`: bicubic.
+
+    Raises:
+        UnveilError: the table is not one of a square grid and a cls token.
+    """
+    width = math.isqrt(max(len(table) - 3, 0))
+    if width % 2 == 0 or width * width + 3 != len(table):
+        raise UnveilError(f"{source}: {len(table)} relative positions are not those of a square grid and a cls token")
+    side = (width + 1) // 2
+    return resize_relative_positions(table, (side, side), grid)
 
 
 def fit_patches(kernel: Float[Tensor, "d c p p"], patch_size: int) -> Float[Tensor, "d c q q"]:

@@ -23,8 +23,11 @@ def published_heads(width: int) -> int | None:
     return None if width % head_width else width // head_width
 
 
-def heads_for(width: int, source: str) -> int:
+def heads_for(width: int, source: str, setting: str = "model.heads") -> int:
     """The same for a file.
+
+    Args:
+        setting: what a person gives heads with, for errors.
 
     Raises:
         UnveilError: no published ViT is that wide.
@@ -33,7 +36,7 @@ def heads_for(width: int, source: str) -> int:
     if heads is None:
         raise UnveilError(
             f"{source}: no shape in it tells the number of attention heads, and {width} is the width of no ViT known "
-            "here; give it with --set model.heads=N"
+            f"here; give it with --set {setting}=N"
         )
     return heads
 
@@ -45,11 +48,13 @@ def sizes_of(
     source: str,
     activation: Literal["gelu", "quick_gelu"] = "gelu",
     norm_epsilon: float | None = None,
+    setting: str = "model.heads",
 ) -> ViTConfig:
     """The configuration of the `ViT` whose state dict this is; only shapes are looked at.
 
     Args:
         heads: None = those of the published ViT of this width.
+        setting: what a person gives heads with, for errors.
         norm_epsilon: None = 1e-5 for towers with a norm before their blocks (CLIP), else 1e-6 (EVA, timm, MAE).
 
     Raises:
@@ -84,8 +89,9 @@ def sizes_of(
         patch_size=patch,
         width=width,
         depth=1 + max(int(part[1]) for part in parts if part),
-        heads=heads or heads_for(width, source),
+        heads=heads or heads_for(width, source, setting),
         mlp_width=backbone["blocks.0.mlp.fc1.weight"].shape[0],
+        relative_positions="shared" if "rel_pos_bias.relative_position_bias_table" in backbone else "none",
         qkv_bias="query_and_value" if "attn.q_bias" in first else "all" if "attn.qkv.bias" in first else "none",
         # The starting value, which those in the file replace.
         layer_scale=1e-5 if "gamma_1" in first else None,

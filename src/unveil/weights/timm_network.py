@@ -38,6 +38,11 @@ def timm_network(
     """
     import timm
 
+    if config.relative_positions != "none":
+        raise UnveilError(
+            "timm has no plain ViT with relative positions (model.relative_positions "
+            f"{config.relative_positions}); export to safetensors or onnx instead"
+        )
     epsilon = 1e-5 if config.norm_before_blocks else 1e-6
     if config.norm_epsilon != epsilon or config.patch_bias == config.norm_before_blocks:
         raise UnveilError(
@@ -76,7 +81,7 @@ def timm_network(
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.heads,
-        "mlp_ratio": _ratio(config),
+        "mlp_ratio": mlp_ratio(config.mlp_width, config.width),
         "qkv_bias": config.qkv_bias != "none",
     }
     return TimmNetwork(named if timm.is_model(named) else fallback, arguments | _layer_scale(config) | ends)
@@ -93,7 +98,7 @@ def _sizes_of(network: Any) -> tuple[int, int, int, int, bool]:
     return network.embed_dim, len(network.blocks), attention.num_heads, hidden, has_bias
 
 
-def _ratio(config: ViTConfig) -> float:
-    """timm multiplies and cuts off: in floating point the exact ratio may come out one too small."""
-    ratio = config.mlp_width / config.width
-    return ratio if int(config.width * ratio) == config.mlp_width else (config.mlp_width + 0.5) / config.width
+def mlp_ratio(mlp_width: int, width: int) -> float:
+    """timm and open_clip multiply and cut off: in floating point the exact ratio may come out one too small."""
+    ratio = mlp_width / width
+    return ratio if int(width * ratio) == mlp_width else (mlp_width + 0.5) / width

@@ -1,0 +1,1 @@
+"""Contrastive image-text training, and what the space shared by images and texts is good for."""
