@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -20,6 +20,29 @@ class Sample:
     label: int | None
     index: int
     """Its place in the source."""
+    captions: tuple[str, ...] = ()
+    """Texts that describe it."""
+
+
+class Encoded(NamedTuple):
+    """One image of a source as its file holds it."""
+
+    data: bytes
+    name: str
+    """As in `Sample`, with the file's suffix."""
+    label: int | None = None
+    captions: tuple[str, ...] = ()
+
+
+class Stamp(NamedTuple):
+    """What can be told of a sample without reading it; another one where its file may have changed."""
+
+    name: str
+    """As in `Sample`."""
+    size: int
+    """Of the file or member, bytes; -1 where it is gone."""
+    modified: int
+    """Of the file or the tar around it, nanoseconds since 1970; -1 where it is gone."""
 
 
 class UnreadableSample(Exception):
@@ -53,6 +76,35 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class EncodedSource(Source, Protocol):
+    """A source of files whose bytes can be had."""
+
+    def encoded(self, index: int) -> Encoded:
+        """Read one sample without decoding it.
+
+        Raises:
+            UnreadableSample: its file cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Stamped(Source, Protocol):
+    """A source of files."""
+
+    def stamp(self, index: int) -> Stamp: ...
+
+
+def read_whole(path: str, name: str) -> bytes:
+    """A sample's file. Raises UnreadableSample where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableSample(name, error.strerror or str(error)) from None
+
+
 class JoinedSource:
     """Several sources, one after the other."""
 
@@ -69,6 +121,22 @@ class JoinedSource:
         place = bisect_right(self._ends, index)
         start = self._ends[place] - len(self.sources[place])
         return replace(self.sources[place][index - start], index=index)
+
+    def encoded(self, index: int) -> Encoded:
+        """Raises TypeError where a source has none, UnreadableSample where it cannot be read."""
+        place = bisect_right(self._ends, index)
+        source = self.sources[place]
+        if not isinstance(source, EncodedSource):
+            raise TypeError(f"samples of {type(source).__name__} are no files")
+        return source.encoded(index - self._ends[place] + len(source))
+
+    def stamp(self, index: int) -> Stamp:
+        """Raises TypeError where a source has none."""
+        place = bisect_right(self._ends, index)
+        source = self.sources[place]
+        if not isinstance(source, Stamped):
+            raise TypeError(f"samples of {type(source).__name__} have no stamps")
+        return source.stamp(index - self._ends[place] + len(source))
 
     def digest(self) -> dict[str, dict[str, Any]]:
         parts: dict[str, dict[str, Any]] = {}

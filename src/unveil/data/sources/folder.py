@@ -9,7 +9,7 @@ import numpy as np
 
 from unveil.config.errors import UnveilError
 from unveil.data.decode import SUFFIXES, decode_image
-from unveil.data.sources.base import Sample
+from unveil.data.sources.base import Encoded, Sample, Stamp, read_whole
 from unveil.data.sources.missing import missing_path
 from unveil.data.sources.scan import FolderScan, scan_folder
 
@@ -60,9 +60,21 @@ class FolderSource:
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         path = self._scan.path(index)
-        name = os.fsencode(path).decode("utf-8", "backslashreplace")
-        label = None if self._labels is None else int(self._labels[self._scan.directory_of(index)])
-        return Sample(decode_image(path, name, self.shortest_side), name, label, index)
+        name = _shown(path)
+        return Sample(decode_image(path, name, self.shortest_side), name, self._label(index), index)
+
+    def encoded(self, index: int) -> Encoded:
+        """Raises UnreadableSample where the file cannot be read."""
+        path = self._scan.path(index)
+        return Encoded(read_whole(path, _shown(path)), _shown(path), self._label(index))
+
+    def stamp(self, index: int) -> Stamp:
+        path = self._scan.path(index)
+        try:
+            status = os.stat(path)
+        except OSError:
+            return Stamp(_shown(path), -1, -1)
+        return Stamp(_shown(path), status.st_size, status.st_mtime_ns)
 
     def labels(self) -> np.ndarray | None:
         """Int64 label of every sample without reading an image; None where there are none."""
@@ -92,6 +104,9 @@ class FolderSource:
             parts[key] = {"count": int(end - start), "sha256": hasher.hexdigest()}
         return parts
 
+    def _label(self, index: int) -> int | None:
+        return None if self._labels is None else int(self._labels[self._scan.directory_of(index)])
+
     def _read_classes(self) -> tuple[tuple[str, ...], np.ndarray]:
         directories = self._scan.directories
         number_of = {name: number for number, name in enumerate(self._scan.top)}
@@ -106,6 +121,10 @@ class FolderSource:
                 )
             labels[place] = number_of[first]
         return tuple(name.decode("utf-8", "backslashreplace") for name in self._scan.top), labels
+
+
+def _shown(path: str) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _single(path: str) -> FolderScan:

@@ -12,14 +12,15 @@ import numpy as np
 
 from unveil.config.errors import UnveilError
 from unveil.data.order import sample_rng
-from unveil.data.sources.base import JoinedSource, Sample, Source
+from unveil.data.sources.base import Encoded, EncodedSource, JoinedSource, Sample, Source
+from unveil.data.sources.delimited import TABLE_SUFFIXES
 from unveil.data.sources.folder import FolderSource
 from unveil.data.sources.missing import missing_path
 from unveil.data.sources.open import expand_path
 from unveil.data.sources.scan import scan_folder
 from unveil.data.sources.shards import ShardSource
 from unveil.data.sources.subset import SubsetSource
-from unveil.data.sources.table import TABLE_SUFFIXES, TableSource
+from unveil.data.sources.table import TableSource
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,23 @@ class LabelledSource:
     def __getitem__(self, index: int) -> Sample:
         """Raises UnreadableSample where the source does, UnveilError where the label is of no class."""
         sample = self.source[index]
-        number = None if sample.label is None else self.numbers.get(sample.label)
-        if number is None:
-            raise UnveilError(_out_of_range(sample.name, sample.label, self.numbers))
-        return replace(sample, label=number)
+        return replace(sample, label=self._number(sample.name, sample.label))
+
+    def encoded(self, index: int) -> Encoded:
+        """Raises as reading it does; TypeError where it is no file."""
+        if not isinstance(self.source, EncodedSource):
+            raise TypeError(f"samples of {type(self.source).__name__} are no files")
+        found = self.source.encoded(index)
+        return found._replace(label=self._number(found.name, found.label))
 
     def digest(self) -> dict[str, dict[str, Any]]:
         return self.source.digest()
+
+    def _number(self, name: str, label: int | None) -> int:
+        number = None if label is None else self.numbers.get(label)
+        if number is None:
+            raise UnveilError(_out_of_range(name, label, self.numbers))
+        return number
 
 
 def open_labelled(
@@ -113,13 +124,17 @@ def find_splits(data: str) -> tuple[str, str | None]:
     return train, validation
 
 
-def hold_out(source: Source) -> tuple[Source, Source]:
-    """Four fifths of a source and the rest, drawn sample by sample; the same for every seed of a run.
+def hold_out(source: Source, *, most: int | None = None) -> tuple[Source, Source]:
+    """Four fifths of a source, or more, and the rest, drawn sample by sample; the same for every seed of a run.
+
+    Args:
+        most: samples that are held out at most; None = any number.
 
     Raises:
         UnveilError: too few images to hold any out.
     """
     count = len(source) // HELD_OUT
+    count = count if most is None else min(count, most)
     if count == 0:
         raise UnveilError(
             f"{len(source)} images are too few to hold a fifth out for validation; give validation images of "
