@@ -24,7 +24,7 @@ def members(photo, encoded) -> dict[str, bytes]:
 
 
 def index_file(tar: Path) -> Path:
-    return tar.with_name(tar.stem + ".tar.index.npz")
+    return tar.with_name(tar.stem + ".tar.index")
 
 
 def test_reads_any_image_as_the_file_that_went_in(tmp_path: Path, members, write_tar, photo, encoded) -> None:

@@ -8,6 +8,8 @@ from itertools import product
 
 from unveil.config.errors import UnveilError
 from unveil.data.decode import SUFFIXES
+from unveil.data.remote.store import is_remote
+from unveil.data.remote.tars import expand_address
 from unveil.data.sources.base import JoinedSource, Source
 from unveil.data.sources.folder import FolderSource
 from unveil.data.sources.missing import missing_path
@@ -28,6 +30,7 @@ def open_images(
 
     Each path is a folder (searched to any depth for images and for tars of images), a .tar, an image, or a pattern of
     such: "shards/{000..010}.tar", "shards/*.tar", "{train,extra}/". A path that exists is never taken for a pattern.
+    Tars may lie in object storage: "s3://bucket/shards/{000..010}.tar", "s3://bucket/shards/".
 
     Args:
         shortest_side: see `decode_image`.
@@ -55,7 +58,7 @@ def open_images(
             if scan.tars:
                 tars += scan.tars
                 close_tars()
-        elif path.lower().endswith(".tar"):
+        elif is_remote(path) or path.lower().endswith(".tar"):
             tars.append(path)
         else:
             close_tars()
@@ -74,11 +77,13 @@ def _one_file(path: str, shortest_side: int | None) -> Source:
 
 
 def expand_path(given: str) -> list[str]:
-    """The existing paths that are meant by one argument, in order.
+    """The existing paths, or the addresses of tars, that are meant by one argument, in order.
 
     Raises:
         UnveilError: nothing there.
     """
+    if is_remote(given):
+        return [url for address in _expand_braces(given) for url in expand_address(address)]
     given = os.path.expanduser(given)
     if os.path.exists(given):
         return [given]

@@ -13,7 +13,7 @@ from unveil.data.decode import SUFFIXES
 
 logger = logging.getLogger(__name__)
 
-INDEX_SUFFIX = b".tar.index.npz"
+INDEX_SUFFIX = b".tar.index"
 """Of the offset indices that are kept beside tars."""
 
 BROKEN_LINK = "broken symbolic links"

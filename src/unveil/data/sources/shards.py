@@ -1,6 +1,5 @@
 """WebDataset tars, read at random through an index of where each image lies."""
 
-import hashlib
 import io
 import json
 import logging
@@ -15,8 +14,12 @@ import numpy as np
 
 from unveil.config.errors import UnveilError
 from unveil.data.decode import decode_image
-from unveil.data.sources.base import Sample, UnreadableSample
-from unveil.data.sources.tar_index import TarIndex, read_tar_index
+from unveil.data.remote.store import is_remote
+from unveil.data.remote.tars import open_tars
+from unveil.data.sources.base import Encoded, Sample, Stamp, UnreadableSample
+from unveil.data.sources.caption_text import LeftOut, captions_in_json, captions_in_text
+from unveil.data.sources.index_file import Row, TarIndex
+from unveil.data.sources.tar_index import read_tar_index
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +37,16 @@ class ShardSource:
     those folders can be written to.
 
     Args:
-        paths: the tars.
+        paths: the tars; files, or addresses in object storage (see `data.remote`).
         labelled: a sample's label is the number in its .cls member, or in its .json one.
+        captioned: a sample's captions are its .txt member, or the text or texts in its .json one (see
+            `caption_text`); it has none where there are none to be used.
         shortest_side: see `decode_image`.
         on_progress: called with the number of images found so far, once for each tar.
 
     Raises:
-        UnveilError: a tar that is none, has no whole image, or, where labels are asked for, an image without one.
+        UnveilError: a tar that is none, has no whole image, or, where labels are asked for, an image without one; while
+            reading, a store that does not answer.
     """
 
     classes = None
@@ -50,6 +56,7 @@ class ShardSource:
         paths: Sequence[str | os.PathLike[str]],
         *,
         labelled: bool = False,
+        captioned: bool = False,
         shortest_side: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -57,11 +64,15 @@ class ShardSource:
             raise UnveilError("no tar was given")
         self.paths = tuple(os.fspath(path) for path in paths)
         self.labelled = labelled
+        self.captioned = captioned
         self.shortest_side = shortest_side
         self._indices: list[TarIndex] = []
+        addresses = [path for path in self.paths if is_remote(path)]
+        opened = dict(zip(addresses, open_tars(addresses, on_progress), strict=True)) if addresses else {}
+        self._remote = {path: tar for path, (tar, _) in opened.items()}
         count = 0
         for path in self.paths:
-            index = read_tar_index(path)
+            index = opened[path][1] if path in opened else read_tar_index(path)
             if index.loss:
                 logger.warning(
                     "%s is cut off or damaged (%s): its %d whole images are used; copy it again",
@@ -69,9 +80,10 @@ class ShardSource:
                     index.loss,
                     len(index),
                 )
-            if labelled and not index.label_sizes.all():
-                name = _shown(index.names[int(index.label_sizes.argmin())])
-                raise UnveilError(f"{path}: {name} has neither a .cls nor a .json beside it, so that it has no label")
+            if labelled and index.unlabelled:
+                raise UnveilError(
+                    f"{path}: {index.unlabelled} has neither a .cls nor a .json beside it, so that it has no label"
+                )
             self._indices.append(index)
             count += len(index)
             if on_progress is not None:
@@ -84,15 +96,46 @@ class ShardSource:
 
     def __getitem__(self, index: int) -> Sample:
         """Raises UnreadableSample where the member cannot be decoded."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        shard = bisect_right(self._ends, index)
-        columns = self._indices[shard]
-        row = index - (self._ends[shard] - len(columns))
-        name = self._name(shard, row)
-        data = self._read(shard, int(columns.offsets[row]), int(columns.sizes[row]), name)
+        found = self.encoded(index)
+        image = decode_image(found.data, found.name, self.shortest_side)
+        return Sample(image, found.name, found.label, index, found.captions)
+
+    def encoded(self, index: int) -> Encoded:
+        """Raises UnreadableSample where the tar cannot be read."""
+        shard, row, name = self._find(index)
+        data = self._read(shard, row.offset, row.size, name)
         label = self._label(shard, row, name) if self.labelled else None
-        return Sample(decode_image(data, name, self.shortest_side), name, label, index)
+        captions = self._captions(shard, row, name) if self.captioned else ()
+        return Encoded(data, name, label, captions)
+
+    def stamp(self, index: int) -> Stamp:
+        shard, row, name = self._find(index)
+        path = self.paths[shard]
+        try:
+            remote = self._remote.get(path)
+            modified = os.stat(path).st_mtime_ns if remote is None else remote.said.modified
+        except OSError:
+            return Stamp(name, -1, -1)
+        return Stamp(name, row.size, modified)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Of one sample, without decoding its image.
+
+        Raises:
+            UnreadableSample: the tar cannot be read.
+        """
+        return self._captions(*self._find(index))
+
+    def caption_counts(self) -> np.ndarray:
+        """Int32 number of captions of every sample, without reading one."""
+        return np.concatenate([index.table()["caption_count"].astype(np.int64) for index in self._indices])
+
+    def left_out(self) -> LeftOut:
+        """What of the tars is no image with a caption."""
+        left_out = LeftOut()
+        for path, index in zip(self.paths, self._indices, strict=True):
+            left_out.merge(index.left_out, f"{_shown(os.fsencode(path))}:")
+        return left_out
 
     def labels(self) -> np.ndarray | None:
         """Int64 label of every sample, read without decoding an image; None where there are none.
@@ -102,30 +145,39 @@ class ShardSource:
         """
         if not self.labelled:
             return None
-        places = ((shard, row) for shard, columns in enumerate(self._indices) for row in range(len(columns)))
         try:
-            return np.array([self._label(*place, self._name(*place)) for place in places], dtype=np.int64)
+            return np.array([self._label(*self._find(place)) for place in range(len(self))], dtype=np.int64)
         except UnreadableSample as error:
             raise UnveilError(f"the label of {error} cannot be read; check the disk") from None
 
     def digest(self) -> dict[str, dict[str, Any]]:
-        """By tar, its path relative to the folder that all of them share, so that this folder may move."""
+        """By tar, its path relative to the folder that all of them share, so that this folder may move.
+
+        The hash covers the captions, where they are asked for.
+        """
         shared = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.paths])
         parts = {}
         for path, index in zip(self.paths, self._indices, strict=True):
-            hasher = hashlib.sha256()
-            for row, size in enumerate(index.sizes.tolist()):
-                hasher.update(b"%s\0%d\0" % (index.names[row], size))
+            digest = index.captioned_digest if self.captioned else index.digest
             key = os.path.relpath(os.path.abspath(path), shared)
-            parts[_shown(os.fsencode(key))] = {"count": len(index), "sha256": hasher.hexdigest()}
+            parts[_shown(os.fsencode(key))] = {"count": len(index), "sha256": digest}
         return parts
 
-    def _name(self, shard: int, row: int) -> str:
-        return f"{_shown(os.fsencode(self.paths[shard]))}:{_shown(self._indices[shard].names[row])}"
+    def _find(self, index: int) -> tuple[int, Row, str]:
+        """Number of the tar, row of its index, and name."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard = bisect_right(self._ends, index)
+        columns = self._indices[shard]
+        row = columns.row(index - (self._ends[shard] - len(columns)))
+        return shard, row, f"{_shown(os.fsencode(self.paths[shard]))}:{_shown(columns.name(row))}"
 
     def _read(self, shard: int, offset: int, size: int, name: str) -> bytes:
+        path = self.paths[shard]
+        if path in self._remote:
+            return self._remote[path].read(offset, size)
         try:
-            file = self._files.get(self.paths[shard])
+            file = self._files.get(path)
             file.seek(offset)
             data = file.read(size)
         except OSError as error:
@@ -134,17 +186,23 @@ class ShardSource:
             raise UnreadableSample(name, "the tar has become shorter since it was opened")
         return data
 
-    def _label(self, shard: int, row: int, name: str) -> int:
-        columns = self._indices[shard]
-        text = self._read(shard, int(columns.label_offsets[row]), int(columns.label_sizes[row]), name)
+    def _label(self, shard: int, row: Row, name: str) -> int:
+        text = self._read(shard, row.label_offset, row.label_size, name)
         try:
-            if not columns.label_is_json[row]:
+            if not row.label_is_json:
                 return int(text)
             fields = json.loads(text)
             return int(next(fields[field] for field in LABEL_FIELDS if field in fields))
         except (ValueError, TypeError, StopIteration):
-            wanted = f"an integer in {' or '.join(LABEL_FIELDS)}" if columns.label_is_json[row] else "an integer"
+            wanted = f"an integer in {' or '.join(LABEL_FIELDS)}" if row.label_is_json else "an integer"
             raise UnveilError(f"the label of {name} is not {wanted}: {text[:60]!r}") from None
+
+    def _captions(self, shard: int, row: Row, name: str) -> tuple[str, ...]:
+        if not row.caption_count:
+            return ()
+        data = self._read(shard, row.text_offset, row.text_size, name)
+        captions, _ = captions_in_json(data) if row.text_is_json else captions_in_text(data)
+        return tuple(captions)
 
 
 class _OpenFiles:

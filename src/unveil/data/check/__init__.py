@@ -1,0 +1,1 @@
+"""What may be wrong with a set of images: unreadable files, duplicates, odd sizes, overlap with a held-out set."""

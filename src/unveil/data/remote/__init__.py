@@ -1,0 +1,1 @@
+"""Tars in object storage: addresses such as s3://bucket/shards/000.tar."""
