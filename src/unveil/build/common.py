@@ -5,7 +5,15 @@ from collections.abc import Callable
 
 import torch
 
-from unveil.config import ClassificationConfig, FashionScenes, ImageFiles, PretrainConfig, ProbeConfig, ViTConfig
+from unveil.config import (
+    ClassificationConfig,
+    ContrastiveConfig,
+    FashionScenes,
+    ImageFiles,
+    PretrainConfig,
+    ProbeConfig,
+    ViTConfig,
+)
 from unveil.config.data import Source
 from unveil.config.resolve import Machine
 from unveil.data.loader import TrainingLoader
@@ -58,7 +66,7 @@ def count_parameters(model: ViTConfig) -> int:
 
 
 def build_training_loader(
-    config: PretrainConfig | ClassificationConfig | ProbeConfig,
+    config: PretrainConfig | ClassificationConfig | ProbeConfig | ContrastiveConfig,
     source: ImageSource,
     view: View,
     collate: Collate,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from unveil.config import UnveilError, ViTConfig
+from unveil.config import ContrastiveConfig, UnveilError, ViTConfig
 from unveil.config.override import override
 from unveil.config.resolve import Machine, Run, batch_arithmetic
 
@@ -146,9 +146,10 @@ def no_memory(config: Run) -> str:
     micro = config.optimization.micro_batch_size
     assert micro is not None
     smaller = next(size for size in range(max(1, micro // 2), 0, -1) if micro % size == 0)
+    network = "model.vision" if isinstance(config, ContrastiveConfig) else "model"
     way_out = (
         f"--set optimization.micro_batch_size={smaller} gives the same result"
         if micro > 1
-        else "--set model.activation_checkpointing=true, or a smaller model"
+        else f"--set {network}.activation_checkpointing=true, or a smaller model"
     )
     return f"the GPU's memory does not hold {micro} images in one forward and backward pass; try {way_out}"

@@ -9,12 +9,13 @@ import tyro
 
 from unveil.config.override import recipe_named
 from unveil.config.serialize import to_json
-from unveil.recipes import CLASSIFICATION, PRETRAINING, PROBES
+from unveil.recipes import CLASSIFICATION, CONTRASTIVE, PRETRAINING, PROBES
 
 FAMILIES: tuple[tuple[str, tuple[Callable[[], Any], ...]], ...] = (
     ("unveil pretrain IMAGES --recipe NAME", PRETRAINING),
     ("unveil finetune classification DATA --recipe NAME --init-from RUN", CLASSIFICATION),
     ("unveil probe DATA --recipe NAME --model RUN", PROBES),
+    ("unveil clip train PAIRS --recipe NAME --vision-init RUN", CONTRASTIVE),
 )
 """The command that runs them, and the recipes."""
 

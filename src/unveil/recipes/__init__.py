@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
-from unveil.config import ClassificationConfig, PretrainConfig, ProbeConfig
+from unveil.config import ClassificationConfig, ContrastiveConfig, PretrainConfig, ProbeConfig
+from unveil.recipes.distillation import distillation_base_300, distillation_base_800, distillation_base_1600
 from unveil.recipes.eva_classification import (
     clip_base_in1k,
+    distillation_base_in1k,
     eva_base_pilot_in1k,
     eva_clip_in1k_224,
     eva_clip_in1k_336,
@@ -13,9 +15,27 @@ from unveil.recipes.eva_classification import (
     eva_giant_in1k_336,
     eva_giant_in1k_560,
     eva_giant_in21k,
+    tokens_base_in1k,
 )
-from unveil.recipes.eva_pretraining import eva_base_pilot, eva_giant
-from unveil.recipes.small_data import base_one_gpu, small_cpu, small_one_gpu, tiny_cpu
+from unveil.recipes.eva_clip import eva_clip_giant, eva_clip_giant_plus
+from unveil.recipes.eva_pretraining import eva_base_pilot, eva_base_pilot_300, eva_base_pilot_1600, eva_giant
+from unveil.recipes.pilot_tokens import (
+    tokens_base_300,
+    tokens_base_800,
+    tokens_base_1600,
+    tokens_small_cpu,
+    vqkd_base,
+    vqkd_small_cpu,
+)
+from unveil.recipes.small_data import (
+    base_one_gpu,
+    data2vec_small_cpu,
+    distillation_small_cpu,
+    maskfeat_small_cpu,
+    small_cpu,
+    small_one_gpu,
+    tiny_cpu,
+)
 from unveil.recipes.small_data_classification import (
     finetune_base_one_gpu,
     finetune_small,
@@ -23,12 +43,27 @@ from unveil.recipes.small_data_classification import (
     finetune_tiny_cpu,
     probe_small,
 )
+from unveil.recipes.small_data_clip import clip_base_one_gpu, clip_small, clip_tiny_cpu
 
 PRETRAINING: tuple[Callable[[], PretrainConfig], ...] = (
     eva_giant,
+    eva_base_pilot_300,
     eva_base_pilot,
+    eva_base_pilot_1600,
+    distillation_base_300,
+    distillation_base_800,
+    distillation_base_1600,
+    vqkd_base,
+    tokens_base_300,
+    tokens_base_800,
+    tokens_base_1600,
     tiny_cpu,
     small_cpu,
+    distillation_small_cpu,
+    vqkd_small_cpu,
+    tokens_small_cpu,
+    maskfeat_small_cpu,
+    data2vec_small_cpu,
     small_one_gpu,
     base_one_gpu,
 )
@@ -40,6 +75,8 @@ CLASSIFICATION: tuple[Callable[[], ClassificationConfig], ...] = (
     eva_clip_in1k_224,
     eva_clip_in1k_336,
     eva_base_pilot_in1k,
+    distillation_base_in1k,
+    tokens_base_in1k,
     clip_base_in1k,
     finetune_tiny_cpu,
     finetune_small,
@@ -48,6 +85,14 @@ CLASSIFICATION: tuple[Callable[[], ClassificationConfig], ...] = (
 )
 
 PROBES: tuple[Callable[[], ProbeConfig], ...] = (eva_clip_probe_224, eva_clip_probe_336, probe_small)
+
+CONTRASTIVE: tuple[Callable[[], ContrastiveConfig], ...] = (
+    eva_clip_giant,
+    eva_clip_giant_plus,
+    clip_tiny_cpu,
+    clip_small,
+    clip_base_one_gpu,
+)
 
 
 def choose_pretraining(images: int, device: str) -> PretrainConfig:
@@ -69,3 +114,8 @@ def choose_classification(images: int, device: str) -> ClassificationConfig:
     if device == "cpu":
         return finetune_small()
     return finetune_small_one_gpu() if images < 200_000 else finetune_base_one_gpu()
+
+
+def choose_contrastive(device: str) -> ContrastiveConfig:
+    """The recipe for a run that names none: what the hardware carries."""
+    return clip_small() if device == "cpu" else clip_base_one_gpu()
