@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from unveil.build.embedding_file import Part, check_out, write_joined
-from unveil.build.image_batches import MiddleView, image_batches
+from unveil.build.image_batches import PlainView, image_batches
 from unveil.config import UnveilError
 from unveil.config.serialize import flatten
 from unveil.data.sources.base import Source
@@ -47,7 +47,8 @@ def embed(
     extract: Extract,
     out: Path,
     *,
-    view: MiddleView,
+    view: PlainView,
+    shape: tuple[int, ...],
     settings: dict[str, Any],
     half: bool = False,
     batch_size: int = 32,
@@ -61,6 +62,7 @@ def embed(
     same file as one that was never interrupted.
 
     Args:
+        shape: of one image's features.
         settings: JSON values that describe `extract`: with others, a started embedding is not continued.
         half: write float16 instead of float32.
         on_progress: called with images done and in all.
@@ -69,14 +71,11 @@ def embed(
         UnveilError: nothing can be read, `out` cannot be written, or was started with other settings or images.
     """
     check_out(out, overwrite=overwrite)
-    side = view.image_size
-    shape = tuple(extract(torch.zeros(0, 3, side, side, dtype=torch.uint8)).shape[1:])
     described = {
         **settings,
+        **view.settings(),
         "half": half,
         "batch_size": batch_size,
-        "image_size": side,
-        "crop": view.crop.share,
         "images": source.digest(),
     }
     folder = out.with_name(f"{out.name}.parts")

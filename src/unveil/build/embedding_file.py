@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from unveil.config import UnveilError
+from unveil.data.sources.missing import missing_path
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -105,6 +106,44 @@ def write_joined(
         temporary.unlink(missing_ok=True)
         raise
     return sum(counts)
+
+
+def read_embedding(file: Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    """Features (images, ...), names, and what the file says about itself: what `write_joined` wrote.
+
+    Raises:
+        UnveilError: not there, damaged, something else than such a file, or a package that is missing.
+    """
+    if not file.is_file():
+        raise UnveilError(missing_path(str(file)))
+    read = _read_npz if file.suffix == ".npz" else _read_parquet
+    try:
+        return read(file)
+    except ImportError as error:
+        raise UnveilError(f'{file} needs the package pyarrow: pip install "unveil[parquet]"') from error
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UnveilError(
+            f"{file} is no embedding of `unveil embed`, or is damaged ({error}); write it again"
+        ) from error
+
+
+def _read_npz(file: Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    with np.load(file, allow_pickle=False) as content:
+        return content["features"], content["paths"].tolist(), json.loads(str(content["notes"]))
+
+
+def _read_parquet(file: Path) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file)
+    kind, values = table.schema.field("features").type, table["features"].combine_chunks()
+    shape = []
+    while pyarrow.types.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind, values = kind.value_type, values.flatten()
+    notes = (table.schema.metadata or {})[b"unveil"]
+    return values.to_numpy().reshape(len(table), *shape), table["path"].to_pylist(), json.loads(notes)
 
 
 def _write_npz(

@@ -46,15 +46,21 @@ class Classifier(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
+class ReadingSettings:
+    """How images are read."""
+
+    batch_size: int = 64
+    """Images per process and forward pass."""
+    workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(ReadingSettings):
     """How images come to the model."""
 
     image_size: int
     """Side, pixels."""
     crop: CenterCrop
-    batch_size: int = 64
-    """Images per process and forward pass."""
-    workers: int = 0
 
 
 def evaluate_suites(
@@ -83,7 +89,7 @@ def evaluate_suites(
             crop=settings.crop, image_size=settings.image_size, border=found.border, bilinear=found.bilinear
         )
         measure = SuiteMeasure(found, model.logits, rows, parallel.device)
-        result, unreadable = _run(
+        result, unreadable = run_measure(
             measure, found.source, view, collate_images, settings, parallel, suite, model.name, on_progress
         )
         # At once: whatever happens to the next set, this number is not lost.
@@ -121,22 +127,32 @@ def evaluate_labelled(
     """
     measure = LabelledMeasure(model.logits)
     view = LabelledView(crop=settings.crop, flip=False, image_size=settings.image_size)
-    _, unreadable = _run(measure, source, view, collate_labelled, settings, parallel, "images", model.name, on_progress)
+    _, unreadable = run_measure(
+        measure, source, view, collate_labelled, settings, parallel, "images", model.name, on_progress
+    )
     return {**summarize(measure.totals, model.classes), "unreadable": unreadable}
 
 
-def _run(
+def run_measure(
     measure: Evaluated,
     source: Source,
     view: View,
     collate: Collate,
-    settings: EvaluationSettings,
+    settings: ReadingSettings,
     parallel: Parallel,
     what: str,
     model: str,
     on_progress: OnProgress | None,
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """The measure's metrics over a source, and name and reason of each image that no process could read."""
+    """The measure's metrics over a source, and name and reason of each image that no process could read.
+
+    Args:
+        measure: counts "images" and "not_finite" among others.
+        what: is evaluated, for progress and errors, as `model`.
+
+    Raises:
+        UnveilError: the model answers with numbers that are not finite, or nothing can be read.
+    """
     loader = EvaluationLoader(
         source,
         view,

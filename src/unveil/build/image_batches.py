@@ -2,8 +2,9 @@
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
@@ -16,6 +17,19 @@ from unveil.data.loader import EvaluationLoader
 from unveil.data.sources.base import Sample, Source
 
 
+@runtime_checkable
+class PlainView(Protocol):
+    """What a network sees of an image: a square of bytes."""
+
+    def __call__(self, sample: Sample, rng: random.Random) -> dict[str, Any]:
+        """ "image" (UInt8 3 h w) and perhaps more."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """JSON values that tell this view from others."""
+        ...
+
+
 @dataclass(frozen=True)
 class MiddleView:
     """Called in the workers."""
@@ -26,6 +40,24 @@ class MiddleView:
     def __call__(self, sample: Sample, rng: random.Random) -> dict[str, Any]:
         return {"image": middle(sample.image, self.crop, self.image_size)}
 
+    def settings(self) -> dict[str, Any]:
+        return {"image_size": self.image_size, "crop": self.crop.share}
+
+
+@dataclass(frozen=True)
+class PreparedView:
+    """The preparation that a model brings along. Called in the workers."""
+
+    transform: Callable[[Image.Image], UInt8[Tensor, "3 h w"]]
+    """Belongs to the model, whose identity covers it."""
+    image_size: int
+
+    def __call__(self, sample: Sample, rng: random.Random) -> dict[str, Any]:
+        return {"image": self.transform(sample.image), "label": sample.label}
+
+    def settings(self) -> dict[str, Any]:
+        return {"image_size": self.image_size}
+
 
 def middle(image: Image.Image, crop: CenterCrop, size: int) -> UInt8[Tensor, "3 h w"]:
     """The middle square of an RGB picture, `size` pixels wide."""
@@ -33,7 +65,7 @@ def middle(image: Image.Image, crop: CenterCrop, size: int) -> UInt8[Tensor, "3 
 
 
 def image_batches(
-    source: Source, view: MiddleView, *, batch_size: int, workers: int | None, start: int = 0
+    source: Source, view: PlainView, *, batch_size: int, workers: int | None, start: int = 0
 ) -> EvaluationLoader:
     """Batches of "image" (UInt8 b 3 h w), "names", "indices" and "valid".
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -19,6 +19,21 @@ from unveil.cli.model_options import (
     left_out,
     memory_for,
 )
+
+if TYPE_CHECKING:
+    from unveil.build.embedding import Extract
+    from unveil.build.image_batches import PlainView
+
+
+class Extractor(NamedTuple):
+    """What is embedded, and how."""
+
+    extract: "Extract"
+    view: "PlainView"
+    shape: tuple[int, ...]
+    """Of one image's features."""
+    settings: dict[str, Any]
+    """JSON values that describe it, for the file."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +49,8 @@ class Embed(ModelOptions):
     """Folders (searched to any depth), .tar shards, images, or patterns of them."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
     """New file, .npz or .parquet."""
-    what: Annotated[Literal["mean", "cls", "patches"], tyro.conf.arg(help_behavior_hint="")] = "mean"
-    """Mean of the patch tokens, the cls token, or every patch token."""
+    what: Annotated[Literal["mean", "cls", "patches", "clip"], tyro.conf.arg(help_behavior_hint="")] = "mean"
+    """Mean of the patch tokens, the cls token, every patch token; or a CLIP's unit vectors, for unveil clip search."""
     half: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Write float16."""
     overwrite: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
@@ -46,9 +61,8 @@ class Embed(ModelOptions):
     """Processes that read images."""
 
     def run(self) -> int:
-        from unveil.build.embedding import embed, weights_digest
+        from unveil.build.embedding import embed
         from unveil.build.embedding_file import check_out
-        from unveil.build.image_batches import MiddleView
         from unveil.cli.terminal import bar, counting, log_on_terminal
         from unveil.data.sources.open import open_images
 
@@ -58,23 +72,15 @@ class Embed(ModelOptions):
         with log_on_terminal(0):
             with counting("images") as count:
                 source = open_images(self.files, on_progress=count)
-            model = self.load(self.model)
-            rows, columns = model.backbone.config.grid
-            settings = {
-                "model": self.model,
-                "weights": weights_digest(model.backbone),
-                "what": self.what,
-                "grid": [rows, columns],
-                "normalization": model.normalization,
-                "precision": model.precision.format,
-            }
+            extractor = self._clip() if self.what == "clip" else self._backbone(self.what)
             with self._going_on(), bar("embedding") as progress, memory_for(self.batch_size):
                 done = embed(
                     source,
-                    lambda images: getattr(model.features(images, batch_size=self.batch_size), self.what),
+                    extractor.extract,
                     self.out,
-                    view=MiddleView(model.crop, model.image_size),
-                    settings=settings,
+                    view=extractor.view,
+                    shape=extractor.shape,
+                    settings={"model": self.model, "what": self.what, **extractor.settings},
                     half=self.half,
                     batch_size=self.batch_size,
                     workers=self.workers,
@@ -86,6 +92,33 @@ class Embed(ModelOptions):
         if done.unreadable:
             print(left_out(len(done.unreadable), len(source)), file=sys.stderr)
         return 0
+
+    def _backbone(self, what: str) -> "Extractor":
+        from unveil.build.embedding import weights_digest
+        from unveil.build.image_batches import MiddleView
+
+        model = self.load(self.model)
+        rows, columns = model.backbone.config.grid
+        width = model.backbone.config.width
+        return Extractor(
+            lambda images: getattr(model.features(images, batch_size=self.batch_size), what),
+            MiddleView(model.crop, model.image_size),
+            (rows * columns, width) if what == "patches" else (width,),
+            {
+                "weights": weights_digest(model.backbone),
+                "grid": [rows, columns],
+                "normalization": model.normalization,
+                "precision": model.precision.format,
+            },
+        )
+
+    def _clip(self) -> "Extractor":
+        """Raises UnveilError where the model is no CLIP."""
+        from unveil.build.image_batches import PreparedView
+
+        model = self.load_clip(self.model)
+        view = PreparedView(model.transform, model.image_size)
+        return Extractor(model.encode_images, view, (model.width,), {"weights": model.identity})
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:

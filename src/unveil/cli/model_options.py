@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -10,11 +11,15 @@ import tyro
 from unveil.config import UnveilError
 
 if TYPE_CHECKING:
-    from unveil.api import Model
+    from unveil.api import ClipModel, Model
 
 Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="")]
 Files = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES ...", help_behavior_hint="")]
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Suffixes of the pictures that are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,12 @@ class ModelOptions:
 
         return load(name, weights=self.weights, device=self.device, precision=self.precision, settings=self.set)
 
+    def load_clip(self, name: str) -> "ClipModel":
+        """Raises UnveilError where `unveil.load_clip` does."""
+        from unveil.build.clip_models import load_clip
+
+        return load_clip(name, weights=self.weights, device=self.device, precision=self.precision, settings=self.set)
+
 
 def check_at_least_one(**values: int) -> None:
     """Raises UnveilError for options that are less than 1."""
@@ -50,6 +61,17 @@ def check_workers(workers: int | None) -> None:
     """Raises UnveilError for less than none."""
     if workers is not None and workers < 0:
         raise UnveilError(f"--workers is {workers}; give 0 (this process reads the images) or more")
+
+
+def check_output(option: str, file: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Raises UnveilError where a file cannot be written, or has none of the suffixes, if some are given."""
+    if file is None:
+        return
+    if suffixes and file.suffix.lower() not in suffixes:
+        raise UnveilError(f"--{option} {file} must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
+    if file.is_dir() or not file.parent.is_dir():
+        problem = "is a folder; give the name of a file" if file.is_dir() else "lies in no folder that is there"
+        raise UnveilError(f"--{option} {file} {problem}")
 
 
 @contextmanager

@@ -4,18 +4,32 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 
-from unveil.cli.model_options import Files, ModelOptions, Name, Number, check_at_least_one, check_workers, left_out
+from unveil.cli.model_options import (
+    PICTURES,
+    Files,
+    ModelOptions,
+    Name,
+    Number,
+    check_at_least_one,
+    check_output,
+    check_workers,
+    left_out,
+    memory_for,
+)
 from unveil.config import UnveilError
+from unveil.config.data import CenterCrop
 
 if TYPE_CHECKING:
-    from unveil.api import Model
+    from torch import Tensor
+
+    from unveil.build.image_batches import PlainView
     from unveil.data.sources.base import Source
 
 SHEET = 48
@@ -32,17 +46,34 @@ class Prediction(NamedTuple):
     """Labels and probabilities, the likeliest first."""
 
 
+class Predictor(NamedTuple):
+    """A model that says what is on images."""
+
+    view: "PlainView"
+    """What it sees of them."""
+    shown: CenterCrop
+    """The part that a sheet shows."""
+    answers: Callable[["Tensor", int], list[list[tuple[str, float]]]]
+    """Bytes (b 3 h w) to so many labels with their probabilities, the likeliest first."""
+
+
 @dataclass(frozen=True)
 class Predict(ModelOptions):
     """Say what is on images: the likeliest classes, with their probabilities.
 
     Example: unveil predict runs/flowers photos/ --format csv --out flowers.csv --sheet flowers.png
+
+    Of a CLIP: unveil predict runs/clip photos/ --labels "a cat,a dog"
     """
 
     model: Name
-    """A run, a file of weights, timm/NAME, or open_clip's MODEL/PRETRAINED."""
+    """A run, a file of weights, timm/NAME, or open_clip's MODEL/PRETRAINED; with --labels a CLIP, also MODEL/FILE."""
     files: Files
     """Images, folders (searched to any depth), .tar shards, or patterns of them."""
+    labels: Annotated[str | None, tyro.conf.arg(metavar="NAMES", help_behavior_hint="")] = None
+    """What a CLIP chooses among: names with commas between them, or a .txt with one a line."""
+    templates: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Sentences with {} for the name, one a line; or imagenet, OpenAI's 80. Left out: the names as they are."""
     top_k: Annotated[int, tyro.conf.arg(metavar="N", help_behavior_hint="")] = 5
     """Classes for each image."""
     format: Annotated[Literal["table", "jsonl", "csv"], tyro.conf.arg(help_behavior_hint="")] = "table"
@@ -64,11 +95,11 @@ class Predict(ModelOptions):
         with log_on_terminal(0):
             with counting("images") as count:
                 source = open_images(self.files, on_progress=count)
-            model = self.load(self.model)
-            predictions = self._predict(model, source)
+            predictor = self._classifier() if self.labels is None else self._zero_shot(self.labels)
+            predictions = self._predict(predictor, source)
             self._write(as_text(predictions, self.format))
             if self.sheet is not None:
-                self._write_sheet(model, source, predictions)
+                self._write_sheet(predictor, source, predictions)
         if len(predictions) < len(source):
             print(left_out(len(source) - len(predictions), len(source)), file=sys.stderr)
         return 0
@@ -77,27 +108,48 @@ class Predict(ModelOptions):
         """Raises UnveilError for options that cannot be."""
         check_at_least_one(top_k=self.top_k, batch_size=self.batch_size)
         check_workers(self.workers)
-        if self.sheet is not None and self.sheet.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-            raise UnveilError(f"--sheet {self.sheet} must end in .png, .jpg or .webp")
-        for option, file in (("out", self.out), ("sheet", self.sheet)):
-            if file is not None and (file.is_dir() or not file.parent.is_dir()):
-                problem = "is a folder; give the name of a file" if file.is_dir() else "lies in no folder that is there"
-                raise UnveilError(f"--{option} {file} {problem}")
+        check_output("out", self.out)
+        check_output("sheet", self.sheet, PICTURES)
+        if self.labels is None and self.templates is not None:
+            raise UnveilError("--templates are sentences for --labels; give both, or neither")
 
-    def _predict(self, model: "Model", source: "Source") -> list[Prediction]:
-        from unveil.build.image_batches import MiddleView, image_batches
-        from unveil.cli.model_options import memory_for
+    def _classifier(self) -> Predictor:
+        """Raises UnveilError where the model has no head."""
+        from unveil.build.image_batches import MiddleView
+
+        model = self.load(self.model)
+        model.predict([])
+        return Predictor(MiddleView(model.crop, model.image_size), model.crop, model.predict)
+
+    def _zero_shot(self, labels: str) -> Predictor:
+        """Raises UnveilError for labels or templates that cannot be, or a model that is no CLIP."""
+        from unveil.build.image_batches import PreparedView
+        from unveil.cli.terminal import bar
+        from unveil.engine.disk import cache_folder
+        from unveil.tasks.contrastive.prompts import AS_IT_IS, fill, open_labels, open_templates, warn_of_long
+        from unveil.tasks.contrastive.zero_shot import zero_shot_classifier
+
+        names = open_labels(labels)
+        sentences = AS_IT_IS if self.templates is None else open_templates(self.templates)
+        model = self.load_clip(self.model)
+        warn_of_long([fill(template, name) for template in sentences for name in names], model.context_length)
+        with bar("reading labels") as progress:
+            classifier = zero_shot_classifier(
+                model, names, sentences, cache=cache_folder() / "zero_shot", on_progress=progress
+            )
+        return Predictor(PreparedView(model.transform, model.image_size), CenterCrop(), classifier.predict)
+
+    def _predict(self, predictor: Predictor, source: "Source") -> list[Prediction]:
+        from unveil.build.image_batches import image_batches
         from unveil.cli.terminal import bar
 
-        model.predict([])
         size = min(self.batch_size, len(source))
-        view = MiddleView(model.crop, model.image_size)
         predictions = []
-        batches = image_batches(source, view, batch_size=size, workers=self.workers)
+        batches = image_batches(source, predictor.view, batch_size=size, workers=self.workers)
         with bar("predicting") as progress, memory_for(size):
             for number, batch in enumerate(batches, start=1):
                 rows = batch["valid"].nonzero().flatten().tolist()
-                answers = model.predict(batch["image"][rows], self.top_k)
+                answers = predictor.answers(batch["image"][rows], self.top_k)
                 for row, answer in zip(rows, answers, strict=True):
                     predictions.append(Prediction(batch["names"][row], int(batch["indices"][row]), answer))
                 if progress is not None:
@@ -113,7 +165,7 @@ class Predict(ModelOptions):
         with needing_space(self.out):
             write_atomically(self.out, text)
 
-    def _write_sheet(self, model: "Model", source: "Source", predictions: Sequence[Prediction]) -> None:
+    def _write_sheet(self, predictor: Predictor, source: "Source", predictions: Sequence[Prediction]) -> None:
         from unveil.build.image_batches import middle
         from unveil.visualize.figures import save_picture
         from unveil.visualize.prediction_sheet import THUMBNAIL, Card, prediction_sheet
@@ -121,7 +173,7 @@ class Predict(ModelOptions):
         assert self.sheet is not None
         cards = []
         for name, place, answers in predictions[:SHEET]:
-            picture = middle(source[place].image, model.crop, THUMBNAIL)
+            picture = middle(source[place].image, predictor.shown, THUMBNAIL)
             cards.append(Card(name.rsplit("/", 1)[-1], picture, answers[:3]))
         save_picture(prediction_sheet(cards), self.sheet)
         shown = f" (the first {SHEET} of {len(predictions):,})" if len(predictions) > SHEET else ""

@@ -45,20 +45,20 @@ def prediction_sheet(cards: Sequence[Card]) -> Image.Image:
         "white",
     )
     draw = ImageDraw.Draw(page)
-    plain, bold = _font("DejaVuSans", 15), _font("DejaVuSans-Bold", 15)
+    plain, bold, small = typeface("DejaVuSans", 15), typeface("DejaVuSans-Bold", 15), typeface("DejaVuSans", 12)
     for place, card in enumerate(cards):
         left = MARGIN + place % columns * (THUMBNAIL + GAP)
         top = MARGIN + place // columns * (height + GAP)
         picture = Image.fromarray(card.picture.permute(1, 2, 0).numpy())
         page.paste(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC), (left, top))
         top += THUMBNAIL + 10
-        draw.text((left, top), _fitted(card.title, _font("DejaVuSans", 12), THUMBNAIL), GREY, _font("DejaVuSans", 12))
+        draw.text((left, top), fitted(card.title, small, THUMBNAIL), GREY, small)
         top += LINE
         for rank, (label, probability) in enumerate(card.answers):
             font = plain if rank else bold
             percent = f"{100 * probability:.0f} %"
             width = round(font.getlength(percent))
-            draw.text((left, top), _fitted(label, font, THUMBNAIL - width - 10), INK, font)
+            draw.text((left, top), fitted(label, font, THUMBNAIL - width - 10), INK, font)
             draw.text((left + THUMBNAIL - width, top), percent, INK, font)
             top += LINE
             _bar(draw, left, top, 1.0, TRACK)
@@ -72,7 +72,7 @@ def _bar(draw: ImageDraw.ImageDraw, left: int, top: int, share: float, colour: s
     draw.rounded_rectangle((left, top, left + width - 1, top + BAR - 1), BAR // 2, fill=colour)
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """The text, its middle left out where it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
@@ -86,7 +86,7 @@ def _shortened(text: str, kept: int) -> str:
     return f"{text[: math.ceil(kept / 2)]}…{text[len(text) - kept // 2 :]}"
 
 
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def typeface(name: str, size: int) -> ImageFont.FreeTypeFont:
     """One of those that matplotlib carries: no system needs to have it."""
     import matplotlib
 
