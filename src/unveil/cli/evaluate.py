@@ -63,7 +63,7 @@ class Evaluate(ModelOptions):
         with Parallel.start(self.device) as parallel, log_on_terminal(parallel.rank):
             model = replace(self, device=str(parallel.device)).load(self.model)
             settings = self._settings(model, parallel)
-            with _progress(shown=parallel.is_main) as progress, memory_for(self.batch_size):
+            with evaluation_progress(shown=parallel.is_main) as progress, memory_for(self.batch_size):
                 evaluated = self._suites if self.suite else self._labelled
                 findings = evaluated(model, settings, parallel, progress)
             parallel.on_main(lambda: self._report(findings, settings))
@@ -74,22 +74,14 @@ class Evaluate(ModelOptions):
         given = {"image_size": self.image_size, "batch_size": self.batch_size, "limit": self.limit}
         check_at_least_one(**{name: value for name, value in given.items() if value is not None})
         check_workers(self.workers)
-        if self.device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise UnveilError(f"--device {self.device} is not known; give cpu, cuda or cuda:1")
-        if self.device is not None and ":" in self.device and os.environ.get("WORLD_SIZE", "1") != "1":
-            raise UnveilError("of several processes each takes a GPU of its own; leave --device out")
+        check_device(self.device)
         if self.crop is not None and not 0.0 < self.crop <= 1.0:
             raise UnveilError(f"--crop is {self.crop:g}; give a share of the short side, above 0 and at most 1")
         if self.suite and len(self.data) > 1:
             raise UnveilError(f"with --suite, DATA is the one folder that holds the sets, not {' '.join(self.data)}")
         if not self.suite and not self.data:
             raise UnveilError("no images are given; name labelled images, or a folder of sets with --suite")
-        if self.out is not None:
-            # Before hours of evaluation, not after.
-            place = next(folder for folder in (self.out, *self.out.absolute().parents) if folder.exists())
-            if not place.is_dir() or not os.access(place, os.W_OK):
-                problem = "cannot be written to" if place.is_dir() else "is a file"
-                raise UnveilError(f"--out {self.out}: {place} {problem}; give another folder")
+        check_out(self.out)
 
     def _settings(self, model: "Model", parallel: "Parallel") -> "EvaluationSettings":
         """Raises UnveilError for a size that does not divide into patches."""
@@ -145,7 +137,7 @@ class Evaluate(ModelOptions):
         if len(model.classes) > MOST_IN_REPORT:
             del summary["confusion"]
         notes = [f"limited to {len(source):,} of {total:,} images"] if len(source) < total else []
-        text, markdown = _labelled_tables(summary, notes)
+        text, markdown = labelled_tables(summary, notes)
         return Findings(text, markdown, {"data": list(paths), **summary}, confusion, model.classes)
 
     def _report(self, findings: "Findings", settings: "EvaluationSettings") -> None:
@@ -180,6 +172,28 @@ class Evaluate(ModelOptions):
         print(f"written: {', '.join(str(self.out / name) for name in written)}")
 
 
+def check_device(device: str | None) -> None:
+    """Raises UnveilError for a device that is not known, or one for several processes."""
+    if device is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UnveilError(f"--device {device} is not known; give cpu, cuda or cuda:1")
+    if device is not None and ":" in device and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UnveilError("of several processes each takes a GPU of its own; leave --device out")
+
+
+def check_out(out: Path | None) -> None:
+    """Before hours of evaluation, not after.
+
+    Raises:
+        UnveilError: the folder cannot be made or written to.
+    """
+    if out is None:
+        return
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        problem = "cannot be written to" if place.is_dir() else "is a file"
+        raise UnveilError(f"--out {out}: {place} {problem}; give another folder")
+
+
 class Findings(NamedTuple):
     """What an evaluation found."""
 
@@ -193,7 +207,7 @@ class Findings(NamedTuple):
     classes: tuple[str, ...] = ()
 
 
-def _labelled_tables(summary: dict[str, Any], notes: list[str]) -> tuple[str, str]:
+def labelled_tables(summary: dict[str, Any], notes: list[str]) -> tuple[str, str]:
     """The numbers for a terminal; and in Markdown, with each class's."""
 
     def shown(value: float | None, scale: float = 100.0, unit: str = " %") -> str:
@@ -221,7 +235,7 @@ def _labelled_tables(summary: dict[str, Any], notes: list[str]) -> tuple[str, st
 
 
 @contextmanager
-def _progress(*, shown: bool) -> Iterator["OnProgress | None"]:
+def evaluation_progress(*, shown: bool) -> Iterator["OnProgress | None"]:
     """A bar on a terminal, else a line for each tenth of a set."""
     from unveil.cli.terminal import bar, tenths
 
