@@ -98,3 +98,13 @@ def test_narrow_grids_and_high_ratios_hide_nearly_what_is_asked(grid: tuple[int,
     counts = hidden_counts(BlockMasking(ratio=ratio), grid, 300)
     assert min(counts) >= 0.75 * masking.limit(grid)
     assert max(counts) <= masking.limit(grid)
+
+
+@pytest.mark.parametrize(("config", "grid"), [(BlockMasking(count=75, min_block=16, exact=True), (14, 14))])
+def test_exact_block_masks_hide_what_is_asked(config: BlockMasking, grid: tuple[int, int]) -> None:
+    """BEiT v2's released generator fills its masks up; the rectangles are those of the masks that are not."""
+    assert hidden_counts(config, grid, 2_000).keys() == {75}
+    loose, exact = masking_function(BlockMasking(count=75, min_block=16)), masking_function(config)
+    for seed in range(50):
+        rectangles, filled = (mask(random.Random(seed), grid) for mask in (loose, exact))
+        assert not (rectangles & ~filled).any()

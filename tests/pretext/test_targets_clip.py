@@ -1,13 +1,19 @@
 """The CLIP teacher against the released EVA code's numbers and against open_clip's tower."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from unveil.config import ClipTarget, UnveilError
+from unveil.config import ClipModelConfig, ClipTarget, TextConfig, UnveilError, ViTConfig
+from unveil.config.serialize import to_json
+from unveil.config.teacher import parse_teacher
+from unveil.models.clip import Clip
+from unveil.models.vit import ViT
 from unveil.pretext.targets.build import build_target
 from unveil.pretext.targets.clip import ClipTeacher, load_clip
 from unveil.weights.openai_clip import tower_from_openai
@@ -203,3 +209,36 @@ def test_bad_files(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
     torch.save({k: v for k, v in state.items() if "resblocks.1.ln_1" not in k}, tmp_path / "incomplete.pt")
     with pytest.raises(UnveilError, match=r"norm1"):
         load("incomplete.pt")
+
+
+def test_a_clip_that_we_trained(tmp_path: Path) -> None:
+    """Its image tower, read from the run's newest checkpoint, with the run's own normalisation."""
+    vision = ViTConfig(image_size=28, patch_size=7, width=32, depth=2, heads=2, mlp_width=48, drop_path=0.5)
+    text = TextConfig(context_length=8, vocabulary_size=20, width=32, heads=2, depth=1, mlp_width=48)
+    clip = Clip(ClipModelConfig(vision=vision, text=text, embedding_width=12))
+    torch.nn.init.normal_(clip.visual_projection.bias)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_7"
+    checkpoint.mkdir(parents=True)
+    save_file({f"clip.{name}": value for name, value in clip.state_dict().items()}, checkpoint / "model.safetensors")
+    said = {"model": to_json(clip.config), "data": {"normalization": "half"}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(said))
+    config = parse_teacher(str(tmp_path / "run"))
+    assert isinstance(config, ClipTarget)
+    teacher = load_clip(config, grid=(4, 4))
+    assert isinstance(teacher, ClipTeacher) and teacher.dim == 12 and "step_7" in teacher.name
+    teacher._precision = torch.float32
+    images = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = clip.visual_projection(clip.visual((images / 255 - 0.5) / 0.5).patches)
+    torch.testing.assert_close(teacher(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tower_of_ours_without_projection(tmp_path: Path) -> None:
+    vision = ViTConfig(image_size=28, patch_size=7, width=64, depth=1, heads=1, mlp_width=48)
+    state = {f"backbone.{name}": value for name, value in ViT(vision, mask_token=True).state_dict().items()}
+    save_file(state, tmp_path / "masked.safetensors", metadata={"unveil.model": json.dumps(to_json(vision))})
+    config = ClipTarget(name=str(tmp_path / "masked.safetensors"))
+    with pytest.raises(UnveilError, match="has no projection: use --set target.projected=false"):
+        load_clip(config, grid=(4, 4))
+    teacher = load_clip(dataclasses.replace(config, projected=False), grid=(4, 4))
+    assert teacher(torch.zeros(1, 3, 28, 28, dtype=torch.uint8)).shape == (1, 16, 64)

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from unveil.config import ClipTarget, EmbeddedTarget, PixelTarget, TimmTarget, UnveilError
+from unveil.config import (
+    ClipTarget,
+    EmaTarget,
+    EmbeddedTarget,
+    HogTarget,
+    PixelTarget,
+    TimmTarget,
+    UnveilError,
+)
 from unveil.config.teacher import parse_teacher
 from unveil.pretext.targets import hub
 from unveil.pretext.targets.build import build_target
@@ -17,6 +25,8 @@ from unveil.pretext.targets.build import build_target
 def test_names(tmp_path: Path) -> None:
     assert parse_teacher("embedded") == EmbeddedTarget()
     assert parse_teacher("pixels") == PixelTarget()
+    assert parse_teacher("hog") == HogTarget()
+    assert parse_teacher("ema") == EmaTarget()
     assert parse_teacher("clip") == ClipTarget(name="ViT-L-14/openai")
     assert parse_teacher("ViT-B-16/laion2b-s34b-b88k") == ClipTarget(name="ViT-B-16/laion2b-s34b-b88k")
     assert parse_teacher("vit_base_patch14_dinov2.lvd142m") == TimmTarget(name="vit_base_patch14_dinov2.lvd142m")
@@ -49,7 +59,7 @@ def test_unknown_names_say_what_is_near(text: str, hint: str) -> None:
 def test_usual_names_import_nothing_heavy() -> None:
     code = (
         "import sys; from unveil.config.teacher import parse_teacher; "
-        "[parse_teacher(n) for n in ('embedded', 'pixels', 'clip')]; "
+        "[parse_teacher(n) for n in ('embedded', 'pixels', 'hog', 'ema', 'clip')]; "
         "assert not {'torch', 'timm', 'open_clip'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from unveil.build.common import build_source
-from unveil.build.pretraining import build_masked_modelling, examples, teacher_size
+from unveil.build.pretraining import build_pretext, examples, teacher_size
 from unveil.config import PretrainConfig, UnveilError
 from unveil.data.normalization import normalize
 from unveil.data.sources.base import Source
@@ -31,7 +31,12 @@ def load_masked_modelling(
     Raises:
         UnveilError: a teacher that cannot be had, or weights that are not of this configuration.
     """
-    task = build_masked_modelling(config)
+    task = build_pretext(config)
+    if not isinstance(task, MaskedModelling):
+        raise UnveilError(
+            f"{run} was trained by {type(config.objective).__name__}, which predicts no features of hidden patches; "
+            "with --patch ROW,COLUMN similarity compares a patch with all others"
+        )
     file, state = read_backbone(run, weights=weights)
     try:
         task.load_state_dict(state)

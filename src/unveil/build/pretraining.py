@@ -5,29 +5,46 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from unveil.build.common import build_source, build_training_loader
-from unveil.config import FashionScenes, PretrainConfig, UnveilError
+from unveil.config import (
+    EmaTarget,
+    FashionScenes,
+    FeatureDistillation,
+    MaskedRegression,
+    MaskedTokenPrediction,
+    PretrainConfig,
+    UnveilError,
+    VectorQuantizedDistillation,
+)
 from unveil.config.data import CenterCrop, RandomResizedCrop
 from unveil.config.resolve import MAY_CHANGE_ON_RESUME
 from unveil.config.serialize import to_json
 from unveil.data.crops import crop_box, resize_crop
 from unveil.data.loader import EvaluationLoader
 from unveil.data.order import ORDER_NAME
+from unveil.data.reading import Collate
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.base import UnreadableSample
 from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink, build_sinks, evaluate, train
 from unveil.models.vit import ViT
+from unveil.pretext.distillation import Distillation
 from unveil.pretext.masked_modelling import MaskedModelling
 from unveil.pretext.masking import masking_function
+from unveil.pretext.targets.base import Target
 from unveil.pretext.targets.build import build_target
 from unveil.pretext.targets.cache import TargetCache
+from unveil.pretext.targets.codes import FrozenTokenizer, load_tokenizer
+from unveil.pretext.targets.ema import EmaTeacher
 from unveil.pretext.targets.embedded import EmbeddedTeacher
-from unveil.pretext.view import MaskedCollate, MaskedView
+from unveil.pretext.token_prediction import TokenPrediction
+from unveil.pretext.tokenizer import TokenizerTraining
+from unveil.pretext.view import MaskedCollate, MaskedView, WholeView, collate_whole
 from unveil.weights.load import load_backbone
 
 logger = logging.getLogger(__name__)
@@ -36,17 +53,75 @@ EXAMPLES = 128
 """Images over which the embedded teacher takes its mean feature: thousands of cells."""
 
 
-def build_masked_modelling(config: PretrainConfig) -> MaskedModelling:
+Pretext = MaskedModelling | Distillation | TokenizerTraining | TokenPrediction
+"""A task that a configuration's objective stands for."""
+
+
+def build_pretext(
+    config: PretrainConfig, *, target: Target | None = None, tokenizer: FrozenTokenizer | None = None
+) -> Pretext:
     """Student, head and teacher.
+
+    Args:
+        target: a frozen teacher in the place of the configuration's, which is then not loaded; as `tokenizer`.
 
     Raises:
         UnveilError: a teacher that cannot be had, or does not fit the student.
     """
-    model = config.model
-    target = build_target(config.target, grid=model.grid, patch_size=model.patch_size)
+    objective = config.objective
+    match objective:
+        case MaskedRegression():
+            backbone, target = _student_and_target(config, target, mask_token=True)
+            return MaskedModelling(
+                backbone,
+                target,
+                seed=config.engine.seed,
+                normalization=config.data.normalization,
+                objective=objective,
+            )
+        case FeatureDistillation():
+            backbone, target = _student_and_target(config, target, mask_token=False)
+            return Distillation(
+                backbone,
+                target,
+                seed=config.engine.seed,
+                normalization=config.data.normalization,
+                objective=objective,
+            )
+        case VectorQuantizedDistillation():
+            backbone, target = _student_and_target(config, target, mask_token=False)
+            return TokenizerTraining(
+                backbone,
+                target,
+                seed=config.engine.seed,
+                normalization=config.data.normalization,
+                objective=objective,
+                global_batch_size=config.optimization.global_batch_size,
+            )
+        case MaskedTokenPrediction():
+            tokenizer = tokenizer or load_tokenizer(objective.tokenizer)
+            torch.manual_seed(config.engine.seed)
+            return TokenPrediction(
+                ViT(config.model, mask_token=True),
+                tokenizer,
+                seed=config.engine.seed,
+                normalization=config.data.normalization,
+                objective=objective,
+            )
+
+
+def _student_and_target(config: PretrainConfig, given: Target | None, *, mask_token: bool) -> tuple[ViT, Target]:
+    """The teacher is built first: what it draws at random must not change the student."""
+    model, wanted = config.model, config.target
+    frozen = given
+    if frozen is None and not isinstance(wanted, EmaTarget):
+        frozen = build_target(wanted, grid=model.grid, patch_size=model.patch_size)
     torch.manual_seed(config.engine.seed)
-    backbone = ViT(model, mask_token=True)
-    return MaskedModelling(backbone, target, seed=config.engine.seed, normalization=config.data.normalization)
+    backbone = ViT(model, mask_token=mask_token)
+    if frozen is None and isinstance(wanted, EmaTarget):
+        return backbone, EmaTeacher(backbone, wanted, normalization=config.data.normalization)
+    assert frozen is not None
+    return backbone, frozen
 
 
 def pretrain(
@@ -57,7 +132,7 @@ def pretrain(
     parallel: Parallel,
     watchers: tuple[Sink, ...] = (),
     on_cache: Callable[[int, int], None] | None = None,
-) -> tuple[MaskedModelling, Outcome]:
+) -> tuple[Pretext, Outcome]:
     """Run, or go on with, a resolved pre-training in the folder `out`.
 
     Args:
@@ -69,33 +144,28 @@ def pretrain(
     """
     optimization, engine = config.optimization, config.engine
     # Before the run's folder is made: what turns out to be impossible here must leave no run behind.
-    task = build_masked_modelling(config)
+    task = build_pretext(config)
     if isinstance(task.target, EmbeddedTeacher):
         task.target.fit(examples(source, teacher_size(config, task) or config.model.image_size))
     report = None
     if config.init_from is not None and not RunFolder(out).checkpoints.steps():
         report = load_backbone(task.backbone, Path(config.init_from))
+        if isinstance(task.target, EmaTeacher):
+            task.target.copy_from(task.backbone)
+    cache = None
     if config.cache_targets:
+        if isinstance(task, TokenPrediction):
+            raise UnveilError("a tokeniser's codes are not cached; leave cache_targets out")
         random_crops = isinstance(config.data.crop, RandomResizedCrop)
-        task.cache = TargetCache(task.target, len(source), flips=config.data.flip, random_crops=random_crops)
-    masking = masking_function(config.masking)
-    grid = config.model.grid
-    view = MaskedView(
-        crop=config.data.crop,
-        flip=config.data.flip,
-        image_size=config.model.image_size,
-        teacher_size=None if config.cache_targets else teacher_size(config, task),
-        grid=grid,
-        masking=masking,
-    )
-    collate = MaskedCollate(limit=masking.limit(grid))
+        cache = task.cache = TargetCache(task.target, len(source), flips=config.data.flip, random_crops=random_crops)
+    view, collate = view_and_collate(config, task)
     loader = build_training_loader(config, source, view, collate, parallel)
     validation = _validation(config, task, view, collate, parallel)
     sinks = (*build_sinks(out, engine.trackers, to_json(config)), *watchers)
     with RunFolder.open(
         out,
         config=to_json(config),
-        data={"order": ORDER_NAME, "parts": source.digest()},
+        data={"order": ORDER_NAME, "parts": source.digest() | _other_parts(task)},
         parallel=parallel,
         allowed_changes=MAY_CHANGE_ON_RESUME,
         keep_last=engine.keep_last,
@@ -103,8 +173,8 @@ def pretrain(
         if report is not None:
             logger.info("%s", report)
         task.target.to(parallel.device)
-        if task.cache is not None:
-            _fill(task.cache, config, task, source, parallel, on_cache)
+        if cache is not None:
+            _fill(cache, config, task, source, parallel, on_cache)
         outcome = train(
             task,
             loader.steps,
@@ -114,8 +184,30 @@ def pretrain(
             run=run,
             sinks=sinks,
             evaluate=validation,
+            after_step=lambda updated: task.after_step(updated, parallel.sum_),
         )
     return task, outcome
+
+
+def _other_parts(task: Pretext) -> dict[str, dict[str, Any]]:
+    """What a run depends on beside its images, to be compared like them when it goes on."""
+    if isinstance(task, TokenPrediction):
+        return {task.target.name: {"count": task.target.codes, "sha256": task.target.digest}}
+    return {}
+
+
+def view_and_collate(config: PretrainConfig, task: Pretext) -> tuple[WholeView, Collate]:
+    """What the workers make of images: with a mask, where the objective hides patches."""
+    view = WholeView(
+        crop=config.data.crop,
+        flip=config.data.flip,
+        image_size=config.model.image_size,
+        teacher_size=None if config.cache_targets else teacher_size(config, task),
+    )
+    if not isinstance(config.objective, MaskedRegression | MaskedTokenPrediction):
+        return view, collate_whole
+    masking, grid = masking_function(config.masking), config.model.grid
+    return MaskedView(**vars(view), grid=grid, masking=masking), MaskedCollate(limit=masking.limit(grid))
 
 
 def examples(source: ImageSource, size: int) -> UInt8[Tensor, "b 3 h w"]:
@@ -138,7 +230,7 @@ def examples(source: ImageSource, size: int) -> UInt8[Tensor, "b 3 h w"]:
     return torch.stack(crops)
 
 
-def teacher_size(config: PretrainConfig, task: MaskedModelling) -> int | None:
+def teacher_size(config: PretrainConfig, task: Pretext) -> int | None:
     """The side of a view of the teacher's own, where the student's image will not do.
 
     Images of the student's size or less hold nothing that a second, larger view could show: the embedded scenes are
@@ -153,7 +245,7 @@ def teacher_size(config: PretrainConfig, task: MaskedModelling) -> int | None:
 def _fill(
     cache: TargetCache,
     config: PretrainConfig,
-    task: MaskedModelling,
+    task: Pretext,
     source: ImageSource,
     parallel: Parallel,
     on_cache: Callable[[int, int], None] | None,
@@ -170,7 +262,7 @@ def _fill(
 
 
 def _validation(
-    config: PretrainConfig, task: MaskedModelling, view: MaskedView, collate: MaskedCollate, parallel: Parallel
+    config: PretrainConfig, task: Pretext, view: WholeView, collate: Collate, parallel: Parallel
 ) -> Callable[[], dict[str, float]] | None:
     if config.data.validation is None:
         return None

@@ -15,7 +15,7 @@ from unveil.cli.options import (
     describe_run,
     no_memory,
 )
-from unveil.config import ImageFiles, PretrainConfig, UnveilError
+from unveil.config import ImageFiles, MaskedRegression, MaskedTokenPrediction, PretrainConfig, UnveilError
 from unveil.config.override import recipe_named
 from unveil.config.pretext import Masking, Target
 from unveil.config.resolve import Machine, resolve
@@ -36,7 +36,7 @@ class Pretrain(RunOptions):
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES ...", help_behavior_hint="")]
     """Folders (searched to any depth), .tar shards, or images."""
     teacher: Annotated[str | None, tyro.conf.arg(metavar="NAME_OR_FILE", help_behavior_hint="")] = None
-    """embedded, pixels, clip, an open_clip MODEL/PRETRAINED, a timm name, or a file."""
+    """embedded, pixels, hog, ema, clip, an open_clip MODEL/PRETRAINED, a timm name, or a file."""
 
     def run(self) -> int:
         import torch
@@ -87,6 +87,11 @@ class Pretrain(RunOptions):
             config = recipe_named(self.recipe, PRETRAINING)()
         config = replace(config, data=replace(config.data, source=ImageFiles(paths=self.images)))
         if self.teacher is not None:
+            if isinstance(config.objective, MaskedTokenPrediction):
+                raise UnveilError(
+                    f"the recipe {config.recipe} predicts the codes of a tokeniser, which has learned from a teacher; "
+                    "leave --teacher out, or give another tokeniser with --set objective.tokenizer=RUN"
+                )
             config = replace(config, target=parse_teacher(self.teacher))
         return resolve(self.change(config), images=images, machine=machine)
 
@@ -100,16 +105,27 @@ def describe(config: PretrainConfig, source: "Source", machine: Machine, out: Pa
     from unveil.pretext.masking import masking_function
 
     rows, columns = config.model.grid
-    hidden = masking_function(config.masking).limit(config.model.grid)
+    masking = "none, the student sees whole images"
+    if isinstance(config.objective, MaskedRegression | MaskedTokenPrediction):
+        hidden = masking_function(config.masking).limit(config.model.grid)
+        masking = f"{_kind(config.masking)}, at most {hidden} of {rows * columns} patches hidden"
     lines = [
         describe_recipe(config, len(source), machine, chosen=chosen),
         ("images", describe_images(source)),
         ("student", describe_network(config.model, init_from=config.init_from)),
-        ("teacher", f"{_kind(config.target)} {getattr(config.target, 'name', '')}".strip()),
-        ("masking", f"{_kind(config.masking)}, at most {hidden} of {rows * columns} patches hidden"),
+        _describe_teacher(config),
+        ("masking", masking),
         *describe_run(config, len(source), machine, out),
     ]
     return as_table(lines)
+
+
+def _describe_teacher(config: PretrainConfig) -> tuple[str, str]:
+    match config.objective:
+        case MaskedTokenPrediction(tokenizer=tokenizer):
+            return "tokeniser", tokenizer
+        case _:
+            return "teacher", f"{_kind(config.target)} {getattr(config.target, 'name', '')}".strip()
 
 
 def _kind(config: Masking | Target) -> str:

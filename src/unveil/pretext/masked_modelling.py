@@ -5,33 +5,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from unveil.data.normalization import Normalization, normalize
-from unveil.models.randomness import keyed_uniform
+from unveil.config import MaskedRegression
+from unveil.data.normalization import Normalization
 from unveil.models.vit import ViT
+from unveil.pretext.regression import Regression, linear_head
 from unveil.pretext.targets.base import Target
-from unveil.pretext.targets.cache import TargetCache
 
 
-class MaskedModelling(nn.Module):
-    """Backbone, a linear head on the hidden patches, negative cosine similarity.
+class MaskedModelling(Regression):
+    """Backbone, a linear head on the hidden patches, a loss at each of them (EVA's: negative cosine similarity)."""
 
-    The teacher is a plain object beside the network, not a part of it: it is in no checkpoint and no optimizer.
-    """
-
-    def __init__(self, backbone: ViT, target: Target, *, seed: int, normalization: Normalization) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(backbone.config.width, target.dim)
-        std = backbone.config.init_std
-        nn.init.trunc_normal_(self.head.weight, std=std, a=-std, b=std)
-        nn.init.zeros_(self.head.bias)
-        self.target = target
-        self.cache: TargetCache | None = None
-        """The targets of the training samples where they were computed ahead."""
-        self.seed = seed
-        self.normalization = normalization
+    def __init__(
+        self,
+        backbone: ViT,
+        target: Target,
+        *,
+        seed: int,
+        normalization: Normalization,
+        objective: MaskedRegression = MaskedRegression(),
+    ) -> None:
+        super().__init__(backbone, target, seed=seed, normalization=normalization)
+        self.head = linear_head(backbone, target.dim)
+        self.objective = objective
         self._regress = self.regress
 
     def compile_(self) -> None:
@@ -54,26 +51,6 @@ class MaskedModelling(nn.Module):
         valid = batch["valid"].to(patch_losses)
         return {"loss_sum": (patch_losses.sum(dim=1) * valid).sum(), "count": valid.sum() * hidden.shape[1]}
 
-    def compute(self, state: dict[str, Tensor]) -> dict[str, float]:
-        return {"loss": (state["loss_sum"] / state["count"]).item()}
-
-    def layer_groups(self) -> list[list[tuple[str, nn.Parameter]]]:
-        """The backbone's groups, input side first; the head belongs to the last."""
-        groups = [[(f"backbone.{name}", p) for name, p in group] for group in self.backbone.layer_groups()]
-        groups[-1] += [(f"head.{name}", p) for name, p in self.head.named_parameters()]
-        return groups
-
-    def no_weight_decay(self) -> set[str]:
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-
-    @torch.no_grad()
-    def targets(self, batch: dict[str, Any]) -> Float[Tensor, "b n t"]:
-        """What each patch should become: from the view of the same crop that has the teacher's resolution."""
-        if self.cache is not None and self.training:
-            features = self.cache.lookup(batch["indices"].cpu(), batch["flipped"].cpu())
-            return features.to(batch["image"].device, non_blocking=True).float()
-        return self.target(batch.get("teacher_image", batch["image"])).float()
-
     def regress(
         self,
         images: Float[Tensor, "b c h w"],
@@ -82,10 +59,17 @@ class MaskedModelling(nn.Module):
         targets: Float[Tensor, "b n t"],
         drop_path_noise: Float[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b k"]:
-        """Negative cosine similarity at each of the `hidden` patches."""
-        predictions = self.predict_hidden(images, mask, hidden, drop_path_noise)
+        """The loss at each of the `hidden` patches."""
+        predictions = self.predict_hidden(images, mask, hidden, drop_path_noise).float()
         wanted = torch.gather(targets, 1, hidden[:, :, None].expand(-1, -1, targets.shape[2]))
-        return -F.cosine_similarity(predictions.float(), wanted, dim=-1)
+        match self.objective.loss:
+            case "cosine":
+                return -F.cosine_similarity(predictions, wanted, dim=-1)
+            case "smooth_l1":
+                differences = F.smooth_l1_loss(predictions, wanted, beta=self.objective.beta, reduction="none")
+                return differences.mean(dim=-1)
+            case "squared":
+                return (predictions - wanted).square().mean(dim=-1)
 
     def predict_hidden(
         self,
@@ -101,14 +85,8 @@ class MaskedModelling(nn.Module):
     def _losses_of(
         self, batch: dict[str, Any], hidden: Int64[Tensor, "b k"], mask: Bool[Tensor, "b n"]
     ) -> Float[Tensor, "b k"]:
-        images = normalize(batch["image"], self.normalization)
-        return self._regress(images, mask, hidden, self.targets(batch), self._drop_path_noise(batch["sample_numbers"]))
-
-    def _drop_path_noise(self, sample_numbers: Int64[Tensor, "b"]) -> Float[Tensor, "b depth 2"] | None:
-        config = self.backbone.config
-        if not self.training or config.drop_path == 0.0:
-            return None
-        return keyed_uniform(self.seed, sample_numbers, config.depth * 2).view(-1, config.depth, 2)
+        noise = self.drop_path_noise(batch["sample_numbers"])
+        return self._regress(self.normalized(batch), mask, hidden, self.targets(batch), noise)
 
 
 def stripe_mask(rows: int, columns: int) -> Bool[Tensor, "n"]:

@@ -53,7 +53,7 @@ class BlockwiseMasking:
     Each round tries up to ten rectangles and takes the first that hides something new and not too much; a round that
     takes none ends the mask, so a few patches fewer than asked may be hidden. On narrow grids, small ones and at high
     ratios that could be most of them: below three quarters of what is asked, single patches are added up to there.
-    (At EVA's 105 of 256 the rectangles alone always reach that.)
+    (At EVA's 105 of 256 the rectangles alone always reach that.) Exact masks are filled up to what is asked (BEiT v2).
     """
 
     config: BlockMasking
@@ -89,7 +89,7 @@ class BlockwiseMasking:
             else:
                 break
         asked = self.limit(grid)
-        while asked - remaining < LEAST_SHARE * asked:
+        while asked - remaining < (1.0 if self.config.exact else LEAST_SHARE) * asked:
             patch = 1 << int(draw() * rows * columns)
             if not hidden & patch:
                 hidden |= patch

@@ -1,4 +1,4 @@
-"""What the data workers make of one image for masked modelling: a crop for the student, one for the teacher, a mask."""
+"""What the data workers make of one image for pre-training: a crop for the student, one for the teacher, a mask."""
 
 import random
 from dataclasses import dataclass
@@ -14,28 +14,48 @@ from unveil.pretext.masking import Masking
 
 
 @dataclass(frozen=True)
-class MaskedView:
-    """Called in the workers. Draws from `rng` in a fixed order: crop, flip, mask."""
+class WholeView:
+    """Called in the workers. Draws from `rng` in a fixed order: crop, flip."""
 
     crop: Crop
     flip: bool
     image_size: int
     teacher_size: int | None
     """The teacher's resolution where it is not the student's; None: it gets the student's image, or a cached target."""
-    grid: tuple[int, int]
-    masking: Masking
 
     def __call__(self, sample: Sample, rng: random.Random) -> dict[str, Any]:
         box = crop_box(sample.image.size, self.crop, rng)
         flipped = self.flip and rng.random() < 0.5
-        view = {
+        view: dict[str, Any] = {
             "image": resize_crop(sample.image, box, self.image_size, flipped),
-            "mask": self.masking(rng, self.grid),
             "flipped": flipped,
         }
         if self.teacher_size is not None:
             view["teacher_image"] = resize_crop(sample.image, box, self.teacher_size, flipped)
         return view
+
+
+@dataclass(frozen=True)
+class MaskedView(WholeView):
+    """The same and a mask, which is drawn last."""
+
+    grid: tuple[int, int]
+    masking: Masking
+
+    def __call__(self, sample: Sample, rng: random.Random) -> dict[str, Any]:
+        view = super().__call__(sample, rng)
+        return view | {"mask": self.masking(rng, self.grid)}
+
+
+def collate_whole(views: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack views into a batch."""
+    batch: dict[str, Any] = {
+        name: torch.stack([view[name] for view in views])
+        for name in ("image", "teacher_image", "mask")
+        if name in views[0]
+    }
+    batch["flipped"] = torch.tensor([view["flipped"] for view in views])
+    return batch
 
 
 @dataclass(frozen=True)
@@ -46,11 +66,6 @@ class MaskedCollate:
     """Most patches that the masking ever hides."""
 
     def __call__(self, views: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = {
-            name: torch.stack([view[name] for view in views])
-            for name in ("image", "teacher_image", "mask")
-            if name in views[0]
-        }
-        batch["flipped"] = torch.tensor([view["flipped"] for view in views])
+        batch = collate_whole(views)
         batch["hidden"], batch["hidden_weight"] = pad_hidden(batch["mask"], self.limit)
         return batch

@@ -1,12 +1,18 @@
 """Our own recipes, for data and machines that people have."""
 
+import dataclasses
+
 from unveil.config import (
     AdamWConfig,
     BlockMasking,
     ClipTarget,
     DataConfig,
+    EmaTarget,
     EmbeddedTarget,
     EngineConfig,
+    FeatureDistillation,
+    HogTarget,
+    MaskedRegression,
     OptimizationConfig,
     PretrainConfig,
     RandomResizedCrop,
@@ -63,6 +69,46 @@ def small_cpu() -> PretrainConfig:
             warmup_epochs=5.0,
         ),
         engine=EngineConfig(log_every=10, checkpoint_every=500),
+    )
+
+
+def distillation_small_cpu() -> PretrainConfig:
+    """small_cpu with nothing hidden: the student distils the teacher's features of whole images (Table 2b, small).
+
+    Hardware: 2 CPU cores. Expected: not run yet.
+    The network is small_cpu's, so that the two differ in the pretext task alone. What FD's authors change in it is had
+    with --set model.relative_positions=shared --set model.drop_path=0.2.
+    """
+    return dataclasses.replace(small_cpu(), recipe="distillation_small_cpu", objective=FeatureDistillation())
+
+
+def maskfeat_small_cpu() -> PretrainConfig:
+    """small_cpu without a teacher: the hidden patches' histograms of oriented gradients (MaskFeat).
+
+    Hardware: 2 CPU cores. Expected: not run yet.
+    Squared differences, as in MaskFeat; one cell a patch, since half of 4 pixels holds no direction.
+    """
+    return dataclasses.replace(
+        small_cpu(),
+        recipe="maskfeat_small_cpu",
+        objective=MaskedRegression(loss="squared"),
+        target=HogTarget(cells=1),
+    )
+
+
+def data2vec_small_cpu() -> PretrainConfig:
+    """small_cpu taught by its own running average, which sees the whole image: no other network (data2vec).
+
+    Hardware: 2 CPU cores. Expected: not run yet.
+    60 % hidden, smooth L1, half of the blocks averaged, as in data2vec; the average looks back some 500 steps, where
+    data2vec's (0.9998) looks back 5,000.
+    """
+    return dataclasses.replace(
+        small_cpu(),
+        recipe="data2vec_small_cpu",
+        objective=MaskedRegression(loss="smooth_l1"),
+        masking=BlockMasking(ratio=0.6),
+        target=EmaTarget(decay=0.998, layers=3),
     )
 
 

@@ -1,15 +1,16 @@
 """From a target's configuration to the teacher itself."""
 
-from unveil.config import ClipTarget, EmbeddedTarget, PixelTarget, TimmTarget
-from unveil.config.pretext import Target as TargetConfig
+from unveil.config import ClipTarget, EmbeddedTarget, HogTarget, PixelTarget, TimmTarget
+from unveil.config.pretext import FrozenTarget
 from unveil.pretext.targets.base import Target
 from unveil.pretext.targets.clip import load_clip
 from unveil.pretext.targets.embedded import EmbeddedTeacher
+from unveil.pretext.targets.hog import HogPatches
 from unveil.pretext.targets.pixels import PixelPatches
 from unveil.pretext.targets.timm import load_timm
 
 
-def build_target(config: TargetConfig, *, grid: tuple[int, int], patch_size: int) -> Target:
+def build_target(config: FrozenTarget, *, grid: tuple[int, int], patch_size: int) -> Target:
     """The teacher for a student of `grid` patches, `patch_size` pixels each.
 
     Raises:
@@ -20,6 +21,8 @@ def build_target(config: TargetConfig, *, grid: tuple[int, int], patch_size: int
             return EmbeddedTeacher(grid, normalization=config.normalization)
         case PixelTarget():
             return PixelPatches(grid, patch_size=patch_size, normalize=config.normalize)
+        case HogTarget():
+            return HogPatches(config, grid, patch_size=patch_size)
         case ClipTarget():
             return load_clip(config, grid=grid)
         case TimmTarget():
@@ -29,5 +32,6 @@ def build_target(config: TargetConfig, *, grid: tuple[int, int], patch_size: int
                 projected=False,
                 pretrained=config.pretrained,
                 file=config.file,
+                layers=config.layers,
                 resize_grid=config.resize_grid,
             )

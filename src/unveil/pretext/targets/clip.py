@@ -14,16 +14,23 @@ from unveil.data.normalization import MEAN_AND_STD
 from unveil.models.vit import ViT
 from unveil.pretext.targets.base import Target
 from unveil.pretext.targets.hub import fetch
-from unveil.pretext.targets.inference import Grid, fast_precision, fit_images, resize_features
+from unveil.pretext.targets.inference import Grid, fast_precision, fit_images, mean_of_layers, resize_features
 from unveil.pretext.targets.timm import load_open_clip_trunk, load_timm
+from unveil.weights.eva import is_eva
+from unveil.weights.families import recognize
+from unveil.weights.infer import config_in, infer, known_about
+from unveil.weights.load import read_backbone
+from unveil.weights.names import BACKBONE
 from unveil.weights.openai_clip import ClipTower, is_openais_own, tower_from_openai
+from unveil.weights.own import is_own
 from unveil.weights.read import is_torchscript, read_weights
 
 _log = logging.getLogger(__name__)
 
 
 class ClipTeacher:
-    """A CLIP ViT without its cls token: (b, n, dim of the space shared with text), or of the tower without projection.
+    """A CLIP ViT without its cls token: (b, n, dim of the space shared with text), or of the tower without projection;
+    or the mean of its last `layers` blocks' features, each normalised without weights.
 
     The tower runs at the size where its patches fall on the student's (its patch x the student's grid; 224 px for
     CLIP-L/14 and 16 x 16 patches), its positions resized bicubically; with `resize_grid` at its own size, and its
@@ -37,6 +44,7 @@ class ClipTeacher:
         name: str,
         grid: Grid,
         projected: bool = True,
+        layers: int = 1,
         resize_grid: bool = False,
         mean: tuple[float, ...] = MEAN_AND_STD["clip"][0],
         std: tuple[float, ...] = MEAN_AND_STD["clip"][1],
@@ -45,18 +53,23 @@ class ClipTeacher:
         """`mean`, `std`: of red, green and blue in 0 to 1. `precision` left out: bf16 or fp16 where it is fast.
 
         Raises:
-            UnveilError: a projection is wanted and the weights have none; weights are missing.
+            UnveilError: a projection is wanted and the weights have none; weights are missing; there are fewer layers.
         """
         if projected and tower.projection is None:
             raise UnveilError(f"the teacher {name} has no projection: use --set target.projected=false")
+        depth = tower.config.depth
+        if layers > depth:
+            raise UnveilError(f"target.layers is {layers} and the teacher {name} has {depth} blocks; give fewer")
+        self._averaged = range(depth - layers, depth) if layers > 1 else None
         self._own_grid = tower.config.grid if resize_grid else grid
         patch = tower.config.patch_size
         self._input = (patch * self._own_grid[0], patch * self._own_grid[1])
         self.grid = grid
         self.image_size = self._input[0]
         self._projection = tower.projection if projected else None
+        self._bias = tower.projection_bias if projected else None
         self.dim = tower.config.width if self._projection is None else self._projection.shape[1]
-        kind = "projected" if projected else "before projection"
+        kind = "projected" if projected else "before projection" if layers == 1 else f"mean of {layers} layers"
         self.name = f"{name}/{kind}/{grid[0]}x{grid[1]} at {self._input[0]}x{self._input[1]} px"
         self._mean = 255 * torch.tensor(mean)[:, None, None]
         self._std = 255 * torch.tensor(std)[:, None, None]
@@ -68,6 +81,7 @@ class ClipTeacher:
         self._place = torch.device(place)
         self._vit.to(place)
         self._projection = None if self._projection is None else self._projection.to(place)
+        self._bias = None if self._bias is None else self._bias.to(place)
         self._mean, self._std = self._mean.to(place), self._std.to(place)
         return self
 
@@ -77,10 +91,18 @@ class ClipTeacher:
         precision = self._precision or fast_precision(self._place)
         # Autocast, not weights in bf16: the sum that runs through the blocks stays in fp32.
         with torch.autocast(self._place.type, precision, enabled=precision != torch.float32):
-            features = self._vit(pixels).patches
+            features = self._features(pixels)
             if self._projection is not None:
                 features = features @ self._projection
+            if self._bias is not None:
+                features = features + self._bias
         return resize_features(features.float(), self._own_grid, self.grid)
+
+    def _features(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        if self._averaged is None:
+            return self._vit(pixels).patches
+        found = self._vit(pixels, need=tuple(f"blocks.{number}" for number in self._averaged)).intermediates
+        return mean_of_layers([found[number][:, 1:] for number in self._averaged])
 
 
 def _build(tower: ClipTower, name: str) -> ViT:
@@ -97,19 +119,27 @@ def _build(tower: ClipTower, name: str) -> ViT:
 
 
 def load_clip(config: ClipTarget, *, grid: Grid) -> Target:
-    """The CLIP teacher that `config.name` stands for: a file, MODEL/PRETRAINED, MODEL/FILE, or a timm name.
+    """The CLIP teacher that `config.name` stands for: a run, a file, MODEL/PRETRAINED, MODEL/FILE, or a timm name.
 
     Raises:
         UnveilError: no such name, hub not reachable, a file that cannot be read or does not hold a CLIP.
     """
     path = Path(config.name).expanduser()
-    if path.is_file():
-        state = read_weights(path)
-        _refuse_trunk(state, path)
-        return _teacher(config, state, _activation_of(path, state), grid=grid, mean_and_std={})
+    if path.exists():
+        file, state = read_backbone(path)
+        if is_own(state) or is_eva(state):
+            return _own_teacher(config, file, state, grid)
+        _refuse_trunk(state, file)
+        return _teacher(config, state, _activation_of(file, state), grid=grid, mean_and_std={})
     model, _, pretrained = config.name.partition("/")
     if not pretrained:
-        return load_timm(config.name, grid=grid, projected=config.projected, resize_grid=config.resize_grid)
+        return load_timm(
+            config.name,
+            grid=grid,
+            projected=config.projected,
+            layers=config.layers,
+            resize_grid=config.resize_grid,
+        )
     file = Path(pretrained).expanduser()
     if file.is_file():
         require_open_clip_model(model)
@@ -145,6 +175,7 @@ def _load_open_clip(config: ClipTarget, model: str, released: dict[str, Any], fi
             state,
             grid=grid,
             projected=config.projected,
+            layers=config.layers,
             resize_grid=config.resize_grid,
             **(mean_and_std or dict(zip(("mean", "std"), MEAN_AND_STD["clip"], strict=True))),
         )
@@ -170,8 +201,33 @@ def _teacher(
         name=config.name,
         grid=grid,
         projected=config.projected,
+        layers=config.layers,
         resize_grid=config.resize_grid,
         **mean_and_std,
+    )
+
+
+def _own_teacher(config: ClipTarget, file: Path, state: dict[str, Tensor], grid: Grid) -> ClipTeacher:
+    """A tower that we trained, or EVA-CLIP's. A run goes on: its features are those of the one file."""
+    native = recognize(state, source=str(file)).native
+    projection, bias = native.get("projection.weight"), native.get("projection.bias")
+    mean, std = MEAN_AND_STD[known_about(file).get("normalization") or "clip"]
+    trunk = {name.removeprefix(BACKBONE): value.float() for name, value in native.items() if name.startswith(BACKBONE)}
+    trunk.pop("mask_token", None)
+    return ClipTeacher(
+        ClipTower(
+            config_in(file) or infer(state, source=str(file)),
+            trunk,
+            None if projection is None else projection.t().float(),
+            None if bias is None else bias.float(),
+        ),
+        name=str(file),
+        grid=grid,
+        projected=config.projected,
+        layers=config.layers,
+        resize_grid=config.resize_grid,
+        mean=mean,
+        std=std,
     )
 
 

@@ -1,5 +1,7 @@
 """What teachers share: images brought to the wanted size, feature maps brought to the wanted grid, fast arithmetic."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -25,6 +27,11 @@ def resize_features(features: Float[Tensor, "b n d"], own: Grid, wanted: Grid) -
         return features
     cells = features.transpose(1, 2).unflatten(2, own).float()
     return F.interpolate(cells, wanted, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+
+
+def mean_of_layers(layers: Sequence[Float[Tensor, "... d"]]) -> Float[Tensor, "... d"]:
+    """The mean of several layers' features, each normalised without weights first: deeper ones are larger."""
+    return torch.stack([F.layer_norm(layer.float(), layer.shape[-1:]) for layer in layers]).mean(dim=0)
 
 
 def grid_error(teacher: str, own: Grid, student: Grid) -> UnveilError:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from unveil.config import UnveilError
 from unveil.config.teacher import require_timm
 from unveil.pretext.targets.hub import fetch, require_reachable
-from unveil.pretext.targets.inference import Grid, fast_precision, fit_images, grid_error, resize_features
+from unveil.pretext.targets.inference import (
+    Grid,
+    fast_precision,
+    fit_images,
+    grid_error,
+    mean_of_layers,
+    resize_features,
+)
 
 Network = Any
 """One of timm's: an nn.Module with attributes that no type describes."""
@@ -19,7 +26,8 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class TimmTeacher:
-    """A timm network's last features: prefix tokens dropped, maps flattened, after the norm that precedes its head.
+    """A timm network's last features: prefix tokens dropped, maps flattened, after the norm that precedes its head; or
+    the mean of its last `layers` blocks' features, each normalised without weights.
 
     It runs at its stride x the student's grid where its kind allows that (convolutional networks, ViTs and windowed
     transformers whose positions timm can resize), otherwise, and with `resize_grid`, at its own size.
@@ -34,13 +42,15 @@ class TimmTeacher:
         mean: tuple[float, ...],
         std: tuple[float, ...],
         projection: nn.Module | None = None,
+        layers: int = 1,
         resize_grid: bool = False,
         precision: torch.dtype | None = None,
     ) -> None:
         """`mean`, `std`: of red, green and blue in 0 to 1. `projection`: applied to each feature.
 
         Raises:
-            UnveilError: the features do not fall on the student's patches, or are none for each place in the image.
+            UnveilError: the features do not fall on the student's patches, or are none for each place in the image; the
+                network has not so many layers of one shape.
         """
         self.grid = grid
         self._network = network.eval().requires_grad_(False)
@@ -49,6 +59,7 @@ class TimmTeacher:
         self._std = 255 * torch.tensor(std)[:, None, None]
         self._precision = precision
         self._label = name
+        self._layers = layers
         self._input = _own_input(network) if resize_grid else _fitting_input(network, grid)
         self.to("cpu")
         with torch.no_grad():
@@ -57,7 +68,7 @@ class TimmTeacher:
             raise grid_error(name, own_grid, grid)
         self.dim = probe.shape[2]
         self.image_size = self._input[0]
-        kind = "projected" if projection is not None else "features"
+        kind = "projected" if projection is not None else "features" if layers == 1 else f"mean of {layers} layers"
         self.name = f"{name}/{kind}/{grid[0]}x{grid[1]} at {self._input[0]}x{self._input[1]} px"
 
     def to(self, place: torch.device | str) -> "TimmTeacher":
@@ -75,9 +86,28 @@ class TimmTeacher:
     def _run(self, pixels: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Grid]:
         precision = self._precision or fast_precision(self._place)
         with torch.autocast(self._place.type, precision, enabled=precision != torch.float32):
-            cells = self._network.forward_features(pixels)
-            cells = self._projection(_normalized(self._network, self._as_map(cells, pixels)))
+            if self._layers > 1:
+                cells = self._mean_of_last(pixels)
+            else:
+                cells = self._as_map(self._network.forward_features(pixels), pixels)
+                cells = self._projection(_normalized(self._network, cells))
         return cells.flatten(1, 2).float(), (cells.shape[1], cells.shape[2])
+
+    def _mean_of_last(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b rows columns d"]:
+        try:
+            maps = self._network.forward_intermediates(
+                pixels, indices=self._layers, intermediates_only=True, output_fmt="NCHW"
+            )
+        except (AssertionError, AttributeError, NotImplementedError, TypeError) as error:
+            raise UnveilError(
+                f"the teacher {self._label} has no {self._layers} layers to be averaged ({error}); lower target.layers"
+            ) from error
+        if len({cells.shape for cells in maps}) > 1 or len(maps) != self._layers:
+            raise UnveilError(
+                f"the last {self._layers} layers of the teacher {self._label} are not of one shape "
+                f"({', '.join(str(tuple(cells.shape[1:])) for cells in maps)}); lower target.layers"
+            )
+        return mean_of_layers([cells.permute(0, 2, 3, 1) for cells in maps])
 
     def _as_map(self, features: Any, pixels: Tensor) -> Float[Tensor, "b rows columns d"]:
         if isinstance(features, Tensor) and features.ndim == 4:
@@ -103,12 +133,14 @@ def load_timm(
     projected: bool,
     pretrained: bool = True,
     file: str | None = None,
+    layers: int = 1,
     resize_grid: bool = False,
 ) -> TimmTeacher:
     """A timm network by name, with weights from the hub, from a local file, or random ones.
 
     Args:
         projected: Apply its head to each feature, which in timm's CLIP towers is the projection.
+        layers: More than 1: the mean of so many.
 
     Raises:
         UnveilError: no such name, hub not reachable, weights that do not fit, a head that is no projection.
@@ -147,6 +179,7 @@ def load_timm(
         mean=network.pretrained_cfg["mean"],
         std=network.pretrained_cfg["std"],
         projection=_projection(name, network, None) if projected else None,
+        layers=layers,
         resize_grid=resize_grid,
     )
 
@@ -159,6 +192,7 @@ def load_open_clip_trunk(
     *,
     grid: Grid,
     projected: bool,
+    layers: int = 1,
     resize_grid: bool,
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -197,6 +231,7 @@ def load_open_clip_trunk(
         mean=mean,
         std=std,
         projection=_projection(name, tower.trunk, tower.head) if projected else None,
+        layers=layers,
         resize_grid=resize_grid,
     )
 

@@ -1,0 +1,98 @@
+"""What pretext tasks share: the student and its noise; the target of those that regress one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from unveil.data.normalization import Normalization, normalize
+from unveil.models.randomness import keyed_uniform
+from unveil.models.vit import ViT
+from unveil.pretext.targets.base import Target
+from unveil.pretext.targets.cache import TargetCache
+from unveil.pretext.targets.ema import EmaTeacher
+
+
+class PretextTask(nn.Module):
+    """The base of tasks that train a network without labels."""
+
+    def __init__(self, backbone: ViT, *, seed: int, normalization: Normalization) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.seed = seed
+        self.normalization = normalization
+
+    def after_step(self, updated: bool, add_up: Callable[[dict[str, Tensor]], None]) -> dict[str, Tensor]:
+        """Let what no gradient moves take its step; metrics of it.
+
+        Args:
+            updated: whether the step changed the weights.
+            add_up: replaces tensors by their sums over all processes; the weights are the same in all of them.
+        """
+        return {}
+
+    def layer_groups(self) -> list[list[tuple[str, nn.Parameter]]]:
+        """The backbone's groups, input side first; what else is trained belongs to the last."""
+        groups = [[(f"backbone.{name}", p) for name, p in group] for group in self.backbone.layer_groups()]
+        others = [(name, p) for name, p in self.named_parameters() if not name.startswith("backbone.")]
+        groups[-1] += [(name, p) for name, p in others if p.requires_grad]
+        return groups
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def normalized(self, batch: dict[str, Any]) -> Float[Tensor, "b c h w"]:
+        """The student's images as its network wants them."""
+        return normalize(batch["image"], self.normalization)
+
+    def drop_path_noise(
+        self, sample_numbers: Int64[Tensor, "b"], more_blocks: int = 0
+    ) -> Float[Tensor, "b blocks 2"] | None:
+        """Of the student's blocks in training, and of `more_blocks` after them; teachers have none."""
+        config = self.backbone.config
+        if not self.training or config.drop_path == 0.0:
+            return None
+        blocks = config.depth + more_blocks
+        return keyed_uniform(self.seed, sample_numbers, blocks * 2).view(-1, blocks, 2)
+
+
+class Regression(PretextTask):
+    """The base of tasks that regress a target's feature of each patch.
+
+    A frozen teacher is a plain object beside the network, not a part of it: it is in no checkpoint and no optimizer.
+    The student's own running average (`EmaTeacher`) is a module, and so saved with it.
+    """
+
+    def __init__(self, backbone: ViT, target: Target, *, seed: int, normalization: Normalization) -> None:
+        super().__init__(backbone, seed=seed, normalization=normalization)
+        self.target = target
+        self.cache: TargetCache | None = None
+        """The targets of the training samples where they were computed ahead."""
+
+    def after_step(self, updated: bool, add_up: Callable[[dict[str, Tensor]], None]) -> dict[str, Tensor]:
+        """Let a teacher that follows the student's weights take its step."""
+        if updated and isinstance(self.target, EmaTeacher):
+            self.target.follow(self.backbone)
+        return {}
+
+    def compute(self, state: dict[str, Tensor]) -> dict[str, float]:
+        return {"loss": (state["loss_sum"] / state["count"]).item()}
+
+    @torch.no_grad()
+    def targets(self, batch: dict[str, Any]) -> Float[Tensor, "b n t"]:
+        """What each patch should become: from the view of the same crop that has the teacher's resolution."""
+        if self.cache is not None and self.training:
+            features = self.cache.lookup(batch["indices"].cpu(), batch["flipped"].cpu())
+            return features.to(batch["image"].device, non_blocking=True).float()
+        return self.target(batch.get("teacher_image", batch["image"])).float()
+
+
+def linear_head(backbone: ViT, dim: int) -> nn.Linear:
+    """From the student's width to the target's, initialised as its other weights are (released code)."""
+    head = nn.Linear(backbone.config.width, dim)
+    std = backbone.config.init_std
+    nn.init.trunc_normal_(head.weight, std=std, a=-std, b=std)
+    nn.init.zeros_(head.bias)
+    return head
