@@ -16,11 +16,19 @@ import pytest
 
 from unveil.config import ClipTarget
 from unveil.config.serialize import from_json, to_json
-from unveil.recipes import CLASSIFICATION, PRETRAINING, PROBES, choose_classification, choose_pretraining
+from unveil.recipes import (
+    CLASSIFICATION,
+    CONTRASTIVE,
+    PRETRAINING,
+    PROBES,
+    choose_classification,
+    choose_contrastive,
+    choose_pretraining,
+)
 from unveil.recipes.quickstart import quickstart, quickstart_pretraining
 
 GOLDEN = Path(__file__).parent / "golden"
-LISTED = [*PRETRAINING, *CLASSIFICATION, *PROBES]
+LISTED = [*PRETRAINING, *CLASSIFICATION, *PROBES, *CONTRASTIVE]
 RECIPES = [*LISTED, quickstart_pretraining, quickstart]
 each = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
 each_listed = pytest.mark.parametrize("recipe", LISTED, ids=lambda recipe: recipe.__name__)
@@ -100,3 +108,10 @@ def test_the_recipe_of_a_run_that_names_none(images: int, device: str, name: str
     assert replace(classification.model, drop_path=0.0) == replace(
         choose_pretraining(images, device).model, drop_path=0.0
     )
+
+
+def test_the_clip_of_a_run_that_names_none_fits_what_was_pretrained() -> None:
+    for device in ("cpu", "cuda"):
+        vision = choose_contrastive(device).model.vision
+        images = {"cpu": 100, "cuda": 10**6}[device]
+        assert replace(vision, drop_path=0.0) == replace(choose_pretraining(images, device).model, drop_path=0.0)
