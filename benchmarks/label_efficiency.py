@@ -3,8 +3,8 @@
     uv run python benchmarks/label_efficiency.py cifar10_12k --out runs/label_efficiency
 
 `cifar10_12k` has train/ and test/ with class folders of small images. Everything is done by the commands that a person
-would type, which are printed; a command whose run is there already is not run again, so that the script goes on where it
-was stopped. Each fine-tuning is judged on test/; what was chosen (the settings from scratch) was chosen on training images
+would type, which are printed; a command whose run is there already is not run again, so the script goes on where it was
+stopped. Each fine-tuning is judged on test/; what was chosen (the settings from scratch) was chosen on training images
 that no label was drawn from: --part sweep. The tables are in docs/lab_book.md.
 """
 
