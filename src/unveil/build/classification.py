@@ -84,15 +84,9 @@ def finetune(
     report = None
     if config.init_from is not None and (out is None or not RunFolder(out).checkpoints.steps()):
         report = start_from(task, config)
-    view = LabelledView(
-        crop=data.crop,
-        flip=data.flip,
-        image_size=config.model.image_size,
-        normalization=data.normalization,
-        rand_augment=augmentation.rand_augment,
-        random_erasing=augmentation.random_erasing,
+    loader = build_training_loader(
+        config, source, training_view(config), collate_labelled, parallel, paired=augmentation.mixes
     )
-    loader = build_training_loader(config, source, view, collate_labelled, parallel, paired=augmentation.mixes)
     sinks = watchers if out is None else (*build_sinks(out, engine.trackers, to_json(config)), *watchers)
     folder = nullcontext() if out is None else _open_run(out, config, source, parallel)
     with folder as run:
@@ -110,6 +104,18 @@ def finetune(
             ema_decay=config.ema_decay,
         )
     return task, outcome
+
+
+def training_view(config: ClassificationConfig) -> LabelledView:
+    """What the workers make of an image in training."""
+    return LabelledView(
+        crop=config.data.crop,
+        flip=config.data.flip,
+        image_size=config.model.image_size,
+        normalization=config.data.normalization,
+        rand_augment=config.augmentation.rand_augment,
+        random_erasing=config.augmentation.random_erasing,
+    )
 
 
 def _open_run(out: Path, config: ClassificationConfig, source: ImageSource, parallel: Parallel) -> RunFolder:

@@ -10,11 +10,16 @@ from typing import Annotated, Any
 
 import tyro
 
+from unveil.cli.bench import Bench
+from unveil.cli.clip import Clip
+from unveil.cli.compare import Compare
 from unveil.cli.convert import Convert
+from unveil.cli.data import Data
 from unveil.cli.embed import Embed
 from unveil.cli.evaluate import Evaluate
 from unveil.cli.export import Export
 from unveil.cli.finetune import Finetune
+from unveil.cli.plan import Plan
 from unveil.cli.predict import Predict
 from unveil.cli.pretrain import Pretrain
 from unveil.cli.probe import Probe
@@ -29,13 +34,18 @@ COMMANDS = {
     "finetune": Finetune,
     "probe": Probe,
     "eval": Evaluate,
+    "clip": Clip,
     "predict": Predict,
     "embed": Embed,
     "visualize": Visualize,
     "convert": Convert,
     "export": Export,
+    "compare": Compare,
     "quickstart": Quickstart,
     "recipes": Recipes,
+    "plan": Plan,
+    "bench": Bench,
+    "data": Data,
     "sample-data": SampleData,
 }
 

@@ -1,0 +1,255 @@
+"""What a recipe's training step costs on this machine, and where its time goes."""
+
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unveil.build.classification import build_classification, training_view
+from unveil.build.common import build_training_loader
+from unveil.build.pretraining import Pretext, build_pretext, view_and_collate
+from unveil.config import ClassificationConfig, ClipTarget, MaskedTokenPrediction, PretrainConfig, TimmTarget
+from unveil.data.loader import TrainingLoader
+from unveil.data.sources.base import Source
+from unveil.engine import Batch, Parallel, Precision, build_optimizer
+from unveil.engine.averaging import WeightAverage
+from unveil.engine.parallel import compile_task
+from unveil.engine.step import finish_gradients
+from unveil.engine.task import move
+from unveil.planning.cost import FULL
+from unveil.planning.matrix_rate import matrix_rate, wait_for
+from unveil.planning.networks import network_cost
+from unveil.planning.stand_ins import stand_in_target, stand_in_tokenizer
+from unveil.planning.teachers import teacher_of
+from unveil.planning.timm_blocks import use_timm_blocks
+from unveil.tasks.classification.task import Classification
+from unveil.tasks.classification.view import collate_labelled
+
+Phase = Literal["data", "teacher", "forward", "backward", "optimizer", "communication"]
+PHASES: tuple[Phase, ...] = ("data", "teacher", "forward", "backward", "optimizer", "communication")
+Trained = PretrainConfig | ClassificationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One contender's step, on all processes together. Medians over the steps."""
+
+    name: str
+    images_per_second: float
+    step_seconds: float
+    flops_per_image: int
+    """The model's arithmetic: student forward and backward, teacher forward; nothing that is recomputed."""
+    matrix_rate: float
+    """Floating-point operations a second of this device in large matrix products."""
+    peak_bytes: int
+    """Of the GPU by torch's allocator; of a processor what the process ever had resident, its libraries included."""
+    seconds: dict[Phase, float] = field(default_factory=dict)
+    """Of a step in which the device is waited for after each part: their sum may exceed `step_seconds`."""
+    processes: int = 1
+
+    @property
+    def model_rate(self) -> float:
+        """The model's floating-point operations a second on one device."""
+        return self.images_per_second * self.flops_per_image / self.processes
+
+    @property
+    def mfu(self) -> float:
+        return self.model_rate / self.matrix_rate
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"model_rate": self.model_rate, "mfu": self.mfu}
+
+
+def bench(
+    config: Trained, source: Source, *, parallel: Parallel, steps: int, warm_up: int, on_timm: bool = False
+) -> Measured:
+    """Measure a resolved configuration's training step. Teachers that would have to be fetched get random weights.
+
+    Args:
+        source: labelled, where a classifier is trained.
+        warm_up: steps that are not counted.
+        on_timm: with timm's blocks in the place of ours.
+
+    Raises:
+        UnveilError: a teacher that cannot be told, samples that cannot be read.
+    """
+    # The last contender's memory is not this one's.
+    gc.collect()
+    if parallel.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(parallel.device)
+    stepper = _Stepper(config, source, parallel, on_timm=on_timm)
+    several = parallel.world_size > 1
+    batches = stepper.loader.steps(0, warm_up + (3 if several else 2) * steps)
+    for _ in range(warm_up):
+        stepper.step(batches)
+    whole = [_timed(lambda: stepper.step(batches), parallel.device) for _ in range(steps)]
+    split = [stepper.step(batches, split=True) for _ in range(steps)]
+    alone = [stepper.step(batches, split=True, exchange=False) for _ in range(steps if several else 0)]
+    seconds: dict[Phase, float] = {phase: statistics.median(step[phase] for step in split) for phase in PHASES}
+    if alone:
+        # What the exchange adds to a backward pass that it mostly runs beside.
+        own = min(seconds["backward"], statistics.median(step["backward"] for step in alone))
+        seconds["communication"] += seconds["backward"] - own
+        seconds["backward"] = own
+    step_seconds = statistics.median(whole)
+    return Measured(
+        name="timm's blocks" if on_timm else "unveil",
+        images_per_second=config.optimization.global_batch_size / step_seconds,
+        step_seconds=step_seconds,
+        flops_per_image=flops_per_image(config),
+        matrix_rate=matrix_rate(stepper.precision),
+        peak_bytes=peak_bytes(parallel.device),
+        seconds=seconds,
+        processes=parallel.world_size,
+    )
+
+
+def flops_per_image(config: Trained) -> int:
+    """Of the student forward and backward, and of the teacher."""
+    teacher = teacher_of(config) if isinstance(config, PretrainConfig) else None
+    network = network_cost(config, FULL, teacher, len(getattr(config, "classes", ())))
+    return network.forward + network.backward + (0 if teacher is None else teacher.flops)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class _Stepper:
+    """The loop's step in parts that can be timed: the same calls in the same order as `unveil.engine.train`."""
+
+    def __init__(self, config: Trained, source: Source, parallel: Parallel, *, on_timm: bool) -> None:
+        self.config = config
+        self.parallel = parallel
+        self.precision = Precision.of(config.engine.precision, parallel.device)
+        self.scaler = self.precision.gradient_scaler(config.engine.loss_scale_window)
+        task, self.loader = _task_and_loader(config, source, parallel, on_timm=on_timm)
+        self.teacher_seconds = 0.0
+        self.split = False
+        self._watch_teacher(task)
+        self.task: Any = task
+        task.to(parallel.device)
+        task.train()
+        self.optimizer = build_optimizer(task, config.optimization.optimizer, config.optimization.layer_decay)
+        self.parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        self.module = parallel.wrap(task, config.engine.parallel)
+        decay = getattr(config, "ema_decay", None)
+        self.average = None if decay is None else WeightAverage(task, decay)
+        if config.engine.compile:
+            compile_task(task, parallel.device)
+
+    def step(self, batches: Iterator[list[Batch]], *, split: bool = False, exchange: bool = True) -> dict[Phase, float]:
+        """One step; with `split` the seconds of its parts, each waited for."""
+        self.split = split
+        clock = _Clock(self.parallel.device, split=split)
+        micro_batches = next(batches)
+        clock.lap("data")
+        size = self.config.optimization.global_batch_size
+        total = torch.zeros((), device=self.parallel.device, dtype=torch.float64)
+        for number, batch in enumerate(micro_batches, start=1):
+            last = exchange and number == len(micro_batches)
+            with self.parallel.gradients_combined(self.module, now=last):
+                moved = move(batch, self.parallel.device)
+                clock.lap("data")
+                self.teacher_seconds = 0.0
+                with self.precision.autocast():
+                    loss, count = self.module(moved)["loss"]
+                clock.lap("forward")
+                clock.seconds["teacher"] += self.teacher_seconds
+                clock.seconds["forward"] -= self.teacher_seconds
+                self.scaler.scale(loss / size).backward()
+                clock.lap("backward")
+            total += count.detach()
+        self.parallel.sum_(total)
+        clock.lap("communication")
+        self.scaler.unscale_(self.optimizer)
+        factor = self.parallel.world_size * size / total
+        finish_gradients(self.parameters, factor.float(), self.config.optimization.clip_gradient_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        if isinstance(self.config, PretrainConfig):
+            self.task.after_step(True, self.parallel.sum_)
+        clock.lap("optimizer")
+        return clock.seconds
+
+    def _watch_teacher(self, task: nn.Module) -> None:
+        """Time what the task asks of its teacher, inside its forward pass."""
+        name = next((name for name in ("targets", "codes") if hasattr(task, name)), None)
+        if name is None:
+            return
+        ask: Callable[[Batch], Tensor] = getattr(task, name)
+
+        def timed(batch: Batch) -> Tensor:
+            if not self.split:
+                return ask(batch)
+            wait_for(self.parallel.device)
+            began = time.perf_counter()
+            answer = ask(batch)
+            wait_for(self.parallel.device)
+            self.teacher_seconds += time.perf_counter() - began
+            return answer
+
+        setattr(task, name, timed)
+
+
+class _Clock:
+    """Seconds since the last lap, by what was done in them."""
+
+    def __init__(self, device: torch.device, *, split: bool) -> None:
+        self.device = device
+        self.split = split
+        self.seconds: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, phase: Phase) -> None:
+        if self.split:
+            wait_for(self.device)
+        now = time.perf_counter()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+
+def _timed(action: Callable[[], Any], device: torch.device) -> float:
+    began = time.perf_counter()
+    action()
+    wait_for(device)
+    return time.perf_counter() - began
+
+
+def _task_and_loader(
+    config: Trained, source: Source, parallel: Parallel, *, on_timm: bool
+) -> tuple[Pretext | Classification, TrainingLoader]:
+    task: Pretext | Classification
+    if isinstance(config, ClassificationConfig):
+        task = build_classification(config)
+        loader = build_training_loader(
+            config, source, training_view(config), collate_labelled, parallel, paired=config.augmentation.mixes
+        )
+    else:
+        target = tokenizer = None
+        if isinstance(config.objective, MaskedTokenPrediction):
+            tokenizer = stand_in_tokenizer(config.objective.tokenizer)
+        elif isinstance(config.target, ClipTarget | TimmTarget):
+            target = stand_in_target(config.target, config.model)
+        task = pretext = build_pretext(config, target=target, tokenizer=tokenizer)
+        pretext.target.to(parallel.device)
+        view, collate = view_and_collate(config, pretext)
+        loader = build_training_loader(config, source, view, collate, parallel)
+    if on_timm:
+        use_timm_blocks(task.backbone)
+    return task, loader

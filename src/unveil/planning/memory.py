@@ -1,0 +1,128 @@
+"""Bytes on each GPU at the fullest moment of a training step, part by part."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from unveil.config import AdamWConfig, LAMBConfig, LARSConfig
+from unveil.config.resolve import AnyRun
+from unveil.planning.cost import Cost, Storage, block
+from unveil.planning.networks import backbone_of
+from unveil.planning.teachers import Teacher
+
+Parallel = Literal["ddp", "zero1", "fsdp"]
+Layout = Literal["ours", "as-published"]
+
+REDUCED_AT_ONCE = 500_000_000
+"""Gradients that DeepSpeed copies together before it sums them over the processes (released configuration)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one GPU that lie there together; their sum is the peak."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    average: int
+    """A running average of the weights (EMA)."""
+    teacher: int
+    activations: int
+    """What the forward pass keeps for the backward pass."""
+    buffers: int
+    """16-bit copies of weights, gathered shards, and what one layer's backward needs for itself."""
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, part.name) for part in fields(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a step is laid out over GPUs."""
+
+    gpus: int
+    parallel: Parallel
+    layout: Layout
+    micro_batch: int
+    accumulation: int
+
+
+def memory(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | None, storage: Storage) -> Memory:
+    """The fullest of three moments of a step: when forward is through, in the backward pass of the last block, and when
+    backward is through (all gradients, no activations).
+
+    Before the end of backward, gradients lie there only where earlier micro-batches or DDP's buckets hold them.
+    """
+    published = setting.layout == "as-published"
+    fixed = _fixed(config, setting, network, teacher)
+    gradients = (2 if published else 4) * network.learned // (setting.gpus if setting.parallel == "fsdp" else 1)
+    # DDP's buckets stay where they are between steps; DeepSpeed and a single GPU let gradients go.
+    held = gradients if setting.accumulation > 1 or (not published and setting.gpus > 1) else 0
+    activations = setting.micro_batch * network.saved
+    gathered = _gathered(setting, config, network, storage)
+    copies = _copies(setting, network, storage)
+    forward_is_through = Memory(**fixed, gradients=held, activations=activations, buffers=gathered + copies)
+    last_block = Memory(
+        **fixed,
+        gradients=held,
+        activations=activations + setting.micro_batch * network.recomputed,
+        buffers=gathered + (0 if network.recomputed else copies) + _one_layer(config, setting, storage),
+    )
+    backward_is_through = Memory(
+        **fixed,
+        gradients=gradients,
+        activations=0,
+        buffers=gathered + (2 * min(REDUCED_AT_ONCE, network.learned) if published else 0),
+    )
+    return max(forward_is_through, last_block, backward_is_through, key=lambda moment: moment.total)
+
+
+def _fixed(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | None) -> dict[str, int]:
+    everywhere = setting.gpus if setting.parallel == "fsdp" else 1
+    optimizer_parts = 1 if setting.parallel == "ddp" else setting.gpus
+    teachers = 0 if teacher is None else teacher.weight_bytes
+    averaged = network.learned if getattr(config, "ema_decay", None) is not None else 0
+    if setting.layout == "as-published":
+        # float16, beside it float32 weights and both moments in the optimizer.
+        return {
+            "parameters": 2 * network.parameters,
+            "optimizer": 12 * network.learned // optimizer_parts,
+            "average": 2 * averaged,
+            "teacher": teachers,
+        }
+    return {
+        "parameters": 4 * network.parameters // everywhere,
+        "optimizer": _state_bytes(config) * network.learned // optimizer_parts,
+        "average": 4 * averaged // everywhere,
+        "teacher": teachers,
+    }
+
+
+def _state_bytes(config: AnyRun) -> int:
+    """Of a parameter, in float32."""
+    match config.optimization.optimizer:
+        case AdamWConfig() | LAMBConfig():
+            return 8
+        case LARSConfig():
+            return 4
+
+
+def _copies(setting: Setting, network: Cost, storage: Storage) -> int:
+    """Autocast's 16-bit copies of the weights, with which backward multiplies; it makes them anew where activations are
+    recomputed. Sharded weights are gathered as such."""
+    casts = setting.layout == "ours" and storage.number == 2 and setting.parallel != "fsdp"
+    return 2 * network.matrices if casts else 0
+
+
+def _gathered(setting: Setting, config: AnyRun, network: Cost, storage: Storage) -> int:
+    """Under FSDP: the block whose turn it is and the next one, whole, and the gradient of one in float32."""
+    if setting.parallel != "fsdp" or setting.gpus == 1:
+        return 0
+    unit = block(backbone_of(config), 1, storage).parameters
+    return unit * (2 * storage.number + 4)
+
+
+def _one_layer(config: AnyRun, setting: Setting, storage: Storage) -> int:
+    """The gradient of the widest map, an MLP's hidden one, beside all that is kept."""
+    model = backbone_of(config)
+    return setting.micro_batch * storage.number * (1 + model.grid[0] * model.grid[1]) * model.mlp_width

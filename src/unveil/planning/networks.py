@@ -1,0 +1,150 @@
+"""What a recipe's network costs, with its head and its losses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from unveil.config import (
+    BlockMasking,
+    ClassificationConfig,
+    ContrastiveConfig,
+    FeatureDistillation,
+    MaskedRegression,
+    MaskedTokenPrediction,
+    PretrainConfig,
+    ProbeConfig,
+    RandomMasking,
+    TowerOptimization,
+    VectorQuantizedDistillation,
+    ViTConfig,
+)
+from unveil.config.resolve import AnyRun
+from unveil.planning.cost import Cost, Storage, blocks, linear, norm, only_forward, text_tower, vit
+from unveil.planning.teachers import Teacher
+
+
+def network_cost(config: AnyRun, storage: Storage, teacher: Teacher | None, classes: int) -> Cost:
+    """Of what a run trains, for one image (of a CLIP: for one pair).
+
+    Args:
+        teacher: of a pre-training.
+        classes: of a classifier.
+    """
+    match config:
+        case PretrainConfig():
+            assert teacher is not None
+            return _pretraining(config, storage, teacher)
+        case ClassificationConfig():
+            return _classification(config, storage, classes)
+        case ProbeConfig():
+            frozen = only_forward(vit(config.model, storage))
+            return frozen + linear(1, config.model.width, classes, gradient_to_input=False)
+        case ContrastiveConfig():
+            return _contrastive(config, storage)
+
+
+def hidden_patches(config: PretrainConfig) -> int:
+    """Most patches that the masking hides: the length of the padded list, at which the head and the loss work.
+
+    The sum of `unveil.pretext.masking`, which needs torch.
+    """
+    patches = config.model.grid[0] * config.model.grid[1]
+    match config.masking:
+        case BlockMasking(count=int() as count):
+            return count
+        case BlockMasking(ratio=ratio) | RandomMasking(ratio=ratio):
+            return max(round(ratio * patches), 1)
+
+
+def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> Cost:
+    model, dim = config.model, teacher.dim
+    width, patches = model.width, model.grid[0] * model.grid[1]
+    # The crops of student and teacher as bytes, and the student's as the floats that its patch embedding is given.
+    images = Cost(saved=3 * model.image_size**2 + 3 * teacher.own_view**2)
+    match config.objective:
+        case MaskedRegression():
+            hidden = hidden_patches(config)
+            gathered = Cost(saved=patches * 4 * width)
+            head = linear(hidden, width, dim, saved=hidden * storage.number * width)
+            # Prediction, its unit vector and the target's in float32; targets of all patches, and of the hidden ones.
+            loss = Cost(saved=hidden * 4 * 4 * dim + patches * 4 * dim)
+            return images + vit(model, storage, mask_token=True) + gathered + head + loss
+        case FeatureDistillation():
+            head = linear(patches, width, dim, saved=patches * storage.number * width)
+            loss = Cost(saved=patches * 3 * 4 * dim)
+            return images + vit(model, storage) + head + loss
+        case VectorQuantizedDistillation():
+            return images + vit(model, storage) + _tokenizer(config, config.objective, storage, dim)
+        case MaskedTokenPrediction():
+            return images + vit(model, storage, mask_token=True) + _token_head(config, config.objective, storage, dim)
+
+
+def _tokenizer(config: PretrainConfig, objective: VectorQuantizedDistillation, storage: Storage, dim: int) -> Cost:
+    """Behind the encoder: the way to the codes in float32, the codebook, the decoder, the way to the features."""
+    model = config.model
+    width, patches = model.width, model.grid[0] * model.grid[1]
+    decoder = replace(model, image_size=model.grid[0], patch_size=1, depth=objective.decoder_depth)
+    codes, length, number = objective.codes, objective.code_dim, storage.number
+    to_codes = linear(patches, width, width, saved=patches * 8 * width) + linear(patches, width, length)
+    # Each feature against each code; codes learn from averages, not from gradients.
+    nearest = Cost(forward=2 * patches * codes * length, saved=patches * 4 * 4 * length)
+    decoding = vit(decoder, storage, channels=length, image_learns=True)
+    to_features = linear(patches, width, width, saved=patches * 2 * number * width)
+    to_features += linear(patches, width, dim, saved=patches * 4 * 4 * dim)
+    return to_codes + nearest + decoding + to_features
+
+
+def _token_head(config: PretrainConfig, objective: MaskedTokenPrediction, storage: Storage, codes: int) -> Cost:
+    model, hidden = config.model, hidden_patches(config)
+    width, tokens = model.width, 1 + model.grid[0] * model.grid[1]
+    # Beside the vectors, the logarithms of all codes' probabilities.
+    head = linear(hidden, width, codes, saved=hidden * (storage.number * width + 4 * codes))
+    gathered = Cost(saved=(tokens - 1) * 4 * width)
+    if objective.aggregation is None:
+        return gathered + head
+    shared = replace(head, parameters=0, learned=0, matrices=0)
+    norm_again = Cost(saved=norm(width, tokens).saved)
+    more = blocks(replace(model, activation_checkpointing=False), tokens, storage, depth=objective.aggregation.depth)
+    return gathered + head + more + norm_again + gathered + shared
+
+
+def _classification(config: ClassificationConfig, storage: Storage, classes: int) -> Cost:
+    network = vit(
+        config.model,
+        storage,
+        final_norm=config.pooling == "cls",
+        patch_embedding_learns=not config.freeze_patch_embedding,
+    )
+    if config.pooling == "mean":
+        network += norm(config.model.width, 1)
+    images = Cost(saved=3 * config.model.image_size**2)
+    return images + network + linear(1, config.model.width, classes, saved=4 * classes)
+
+
+def _contrastive(config: ContrastiveConfig, storage: Storage) -> Cost:
+    """Of one pass through both towers; of several micro-batches each goes forward twice, which is not counted."""
+    model = config.model
+    seen = int(model.vision.grid[0] * model.vision.grid[1] * (1.0 - config.patch_dropout))
+    images, texts, width = model.vision, model.text, model.embedding_width
+    seeing = _side(
+        config.visual,
+        lambda frozen: vit(images, storage, seen=seen, frozen=frozen),
+        linear(1, images.width, width, bias=model.projection_bias),
+    )
+    reading = _side(
+        config.text,
+        lambda frozen: text_tower(texts, storage, frozen=frozen),
+        linear(1, texts.width, width, bias=False),
+    )
+    return seeing + reading + Cost(parameters=1, learned=1, saved=3 * images.image_size**2)
+
+
+def _side(tower: TowerOptimization, layers: Callable[[int], Cost], projection: Cost) -> Cost:
+    """A tower with its way into the shared space. `layers`: by how many of them are locked."""
+    if tower.locked == "all":
+        return only_forward(layers(0) + projection)
+    return layers(tower.locked) + projection
+
+
+def backbone_of(config: AnyRun) -> ViTConfig:
+    """The image network of a run."""
+    return config.model.vision if isinstance(config, ContrastiveConfig) else config.model

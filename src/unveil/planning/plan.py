@@ -1,0 +1,200 @@
+"""A run on GPUs that are not there yet: memory, speed, days, and the cheapest setting that fits."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from unveil.config import ClassificationConfig, ContrastiveConfig, PretrainConfig, UnveilError
+from unveil.config.resolve import AnyRun, Machine, resolve
+from unveil.planning.cost import FULL, HALF, PUBLISHED, Cost, Storage
+from unveil.planning.datasets import classes_of, images_of
+from unveil.planning.hardware import GIB, RESERVED_GIB, Gpu
+from unveil.planning.memory import Layout, Memory, Parallel, Setting, memory
+from unveil.planning.networks import backbone_of, network_cost
+from unveil.planning.teachers import Teacher, teacher_of
+
+KINDS: tuple[Parallel, ...] = ("ddp", "zero1", "fsdp")
+"""From the least to the most that is sent between processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """One way to lay a run out, and what it takes."""
+
+    setting: Setting
+    checkpointing: bool
+    memory: Memory
+    fits: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will take. Bytes and seconds; FLOPs of one image, forward and backward, recomputation not counted."""
+
+    recipe: str
+    gpu: Gpu
+    mfu: float
+    network: Cost
+    teacher: Teacher | None
+    steps: int
+    global_batch_size: int
+    images: int
+    """In the data set; where it is not known, as many as the run sees."""
+    chosen: Arrangement
+    """As asked for."""
+    cheapest: Arrangement | None
+    """None: nothing fits."""
+
+    @property
+    def flops_per_image(self) -> int:
+        return self.network.forward + self.network.backward + (0 if self.teacher is None else self.teacher.flops)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.chosen.setting.gpus * self.gpu.tera_flops * 1e12 * self.mfu / self.flops_per_image
+
+    @property
+    def days(self) -> float:
+        return self.steps * self.global_batch_size / self.images_per_second / 86_400
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for other programs."""
+        figures = asdict(self)
+        figures["flops_per_image"] = self.flops_per_image
+        figures["images_per_second"] = self.images_per_second
+        figures["days"] = self.days
+        for name in ("chosen", "cheapest"):
+            layout: Arrangement | None = getattr(self, name)
+            if layout is not None:
+                figures[name]["memory"]["total"] = layout.memory.total
+        return figures
+
+
+def plan(
+    config: AnyRun,
+    *,
+    gpus: int,
+    gpu: Gpu,
+    parallel: Parallel | None = None,
+    layout: Layout = "ours",
+    mfu: float = 0.4,
+    images: int | None = None,
+    classes: int | None = None,
+) -> Plan:
+    """Plan a recipe's run.
+
+    Args:
+        parallel: None: as in the cheapest setting.
+        mfu: the share of the GPU's peak rate at which the model's arithmetic is done.
+        images: in the data set; None: the recipe's own.
+        classes: of a classifier; None: the recipe's own.
+
+    Raises:
+        UnveilError: a length or a batch that cannot be, or a layout that the recipe does not have.
+    """
+    if layout == "as-published" and (parallel not in (None, "zero1") or not isinstance(config, PretrainConfig)):
+        raise UnveilError(
+            "--layout as-published is the paper's pre-training under DeepSpeed: ZeRO-1 in fp16; give a recipe of "
+            "pre-training and --parallel zero1, or leave --layout out"
+        )
+    images = images or images_of(config.recipe)
+    if images is None:
+        if config.optimization.steps is None:
+            raise UnveilError(
+                f"{config.recipe} is {config.optimization.epochs:g} passes over your images; say how many there are: "
+                "--images N"
+            )
+        images = config.optimization.steps * config.optimization.global_batch_size
+    classes = classes or len(getattr(config, "classes", ())) or classes_of(config.recipe)
+    resolved = _resolved(config, gpus, images)
+    teacher = teacher_of(resolved) if isinstance(resolved, PretrainConfig) else None
+    candidates = list(_layouts(resolved, gpus, gpu, layout, teacher, classes))
+    cheapest = next((found for found in candidates if found.fits), None)
+    assert resolved.optimization.steps is not None
+    return Plan(
+        recipe=config.recipe,
+        gpu=gpu,
+        mfu=mfu,
+        network=_cost(resolved, layout, teacher, classes),
+        teacher=teacher,
+        steps=resolved.optimization.steps,
+        global_batch_size=resolved.optimization.global_batch_size,
+        images=images,
+        chosen=_asked_for(config, candidates, parallel, cheapest),
+        cheapest=cheapest,
+    )
+
+
+def _resolved(config: AnyRun, gpus: int, images: int) -> AnyRun:
+    machine = Machine(device="cuda", world_size=gpus, cores=8, memory_gib=float(10**6), precision="bf16")
+    return resolve(config, images=images, machine=machine)
+
+
+def _asked_for(
+    config: AnyRun, candidates: list[Arrangement], parallel: Parallel | None, cheapest: Arrangement | None
+) -> Arrangement:
+    """What was set counts; what was left open is chosen so that it fits, or else as small as it can be."""
+    if parallel is None and cheapest is not None:
+        parallel = cheapest.setting.parallel
+    checkpointing = _checkpoints(config)
+    micro = config.optimization.micro_batch_size
+    fitting = [
+        found
+        for found in candidates
+        if found.setting.parallel == (parallel or "fsdp")
+        and found.checkpointing == checkpointing
+        and micro in (None, found.setting.micro_batch)
+    ]
+    return next((found for found in fitting if found.fits), fitting[-1])
+
+
+def _layouts(
+    config: AnyRun, gpus: int, gpu: Gpu, layout: Layout, teacher: Teacher | None, classes: int
+) -> Iterator[Arrangement]:
+    """Every way to lay the run out, the cheapest first: nothing recomputed, little sent, large micro-batches."""
+    for checkpointing in (False, True):
+        variant = _with_checkpointing(config, checkpointing)
+        storage = storage_of(variant, layout)
+        network = _cost(variant, layout, teacher, classes)
+        for parallel in KINDS if layout == "ours" else ("zero1",):
+            for micro_batch in _micro_batches(config, gpus):
+                setting = Setting(
+                    gpus=gpus,
+                    parallel=parallel,
+                    layout=layout,
+                    micro_batch=micro_batch,
+                    accumulation=config.optimization.global_batch_size // gpus // micro_batch,
+                )
+                needed = memory(variant, setting, network, teacher, storage)
+                fits = needed.total <= (gpu.memory_gib - RESERVED_GIB) * GIB
+                yield Arrangement(setting=setting, checkpointing=checkpointing, memory=needed, fits=fits)
+
+
+def _micro_batches(config: AnyRun, gpus: int) -> list[int]:
+    """Those that divide a GPU's share of the batch, the largest first; even ones where pairs of images are mixed."""
+    share = config.optimization.global_batch_size // gpus
+    pairs = isinstance(config, ClassificationConfig) and config.augmentation.mixes
+    return [size for size in range(share, 0, -1) if share % size == 0 and not (pairs and size % 2)]
+
+
+def storage_of(config: AnyRun, layout: Layout) -> Storage:
+    """On a GPU."""
+    if layout == "as-published":
+        return PUBLISHED
+    return FULL if config.engine.precision == "fp32" else HALF
+
+
+def _cost(config: AnyRun, layout: Layout, teacher: Teacher | None, classes: int) -> Cost:
+    return network_cost(config, storage_of(config, layout), teacher, classes)
+
+
+def _checkpoints(config: AnyRun) -> bool:
+    return backbone_of(config).activation_checkpointing
+
+
+def _with_checkpointing(config: AnyRun, on: bool) -> AnyRun:
+    if isinstance(config, ContrastiveConfig):
+        vision = replace(config.model.vision, activation_checkpointing=on)
+        text = replace(config.model.text, activation_checkpointing=on)
+        return replace(config, model=replace(config.model, vision=vision, text=text))
+    return replace(config, model=replace(config.model, activation_checkpointing=on))

@@ -1,0 +1,50 @@
+"""The same network on timm's blocks, to compare speeds."""
+
+from typing import cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unveil.config import UnveilError
+from unveil.models.transformer import Block
+from unveil.models.vit import ViT
+
+
+class TimmBlock(nn.Module):
+    """timm's block where ours was: it draws its drop path itself, and knows no bias of its attention."""
+
+    def __init__(self, backbone: ViT, drop_path: float) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block as TheirBlock
+
+        config = backbone.config
+        self.block = TheirBlock(
+            config.width,
+            config.heads,
+            mlp_ratio=config.mlp_width / config.width,
+            qkv_bias=config.qkv_bias != "none",
+            init_values=config.layer_scale,
+            drop_path=drop_path,
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "b t d"],
+        drop_path_noise: Float[Tensor, "b 2"] | None = None,
+        bias: Float[Tensor, "heads t t"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        return self.block(x)
+
+
+def use_timm_blocks(backbone: ViT) -> None:
+    """Put timm's blocks, with fresh weights, in the place of ours.
+
+    Raises:
+        UnveilError: positions that timm's block has no place for.
+    """
+    if backbone.rel_pos_bias is not None:
+        raise UnveilError(
+            "timm's block has no relative positions to compare with; add --set model.relative_positions=none"
+        )
+    for number, block in enumerate(backbone.blocks):
+        backbone.blocks[number] = TimmBlock(backbone, cast(Block, block).drop_path)
