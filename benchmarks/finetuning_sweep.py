@@ -17,7 +17,7 @@ from unveil.config.resolve import resolve
 from unveil.data.samples.garments import CLASS_NAMES
 from unveil.data.sources.subset import SubsetSource
 from unveil.engine import Parallel, Precision, evaluate
-from unveil.quickstart import labelled_batches, read_images
+from unveil.quickstart.images import labelled_batches, read_images
 from unveil.recipes.quickstart import quickstart
 from unveil.tasks.classification.frozen_features import few_labels
 

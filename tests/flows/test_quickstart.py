@@ -3,19 +3,24 @@
 import base64
 import io
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from unveil.config import FashionScenes, UnveilError
+from unveil.build.clip_models import load_clip
+from unveil.config import ContrastiveConfig, FashionScenes, UnveilError
 from unveil.config.quickstart import QuickstartConfig
+from unveil.data.samples.garments import CLASS_NAMES, COLOUR_NAMES
+from unveil.data.samples.scenes import FashionSceneSource
 from unveil.data.samples.writers import write_samples
+from unveil.data.sources.base import Sample
 from unveil.engine import Parallel
-from unveil.quickstart import Clock, table, tell
-from unveil.quickstart_report import write_report
+from unveil.quickstart import Clock, clip_table, table, tell, write_report
 from unveil.recipes.quickstart import quickstart
 
 
@@ -50,14 +55,33 @@ def miniature() -> QuickstartConfig:
         probe_labels=(40,),
         probe_seeds=2,
         finetune=short,
+        captions=replace(
+            config.captions,
+            pretrained=_short(config.captions.pretrained),
+            scratch=_short(config.captions.scratch),
+        ),
     )
 
 
-def run(out: Path, data: Path | None) -> tuple[dict, str, list[float]]:
+def _short(side: ContrastiveConfig) -> ContrastiveConfig:
+    return replace(
+        side,
+        model=replace(side.model, text=replace(side.model.text, width=16, heads=1, depth=1, mlp_width=16)),
+        optimization=replace(side.optimization, steps=2, warmup_steps=1, global_batch_size=16),
+        engine=replace(side.engine, log_every=1),
+    )
+
+
+def run(out: Path, data: Path | None, *, captions: bool = False) -> tuple[dict, str, list[float]]:
     shares: list[float] = []
     with Parallel.start("cpu") as parallel:
         story = tell(
-            miniature(), data=data, out=out, parallel=parallel, progress=lambda chapter, share: shares.append(share)
+            miniature(),
+            data=data,
+            out=out,
+            parallel=parallel,
+            progress=lambda chapter, share: shares.append(share),
+            captions=captions,
         )
     page = write_report(story, out)
     header, rows = table(story.report["finetune"])
@@ -67,7 +91,8 @@ def run(out: Path, data: Path | None) -> tuple[dict, str, list[float]]:
 
 def test_the_story_on_embedded_scenes(tmp_path: Path) -> None:
     report, page, shares = run(tmp_path, None)
-    assert set(report) == {"linear_probe", "knn", "finetune", "seconds"}
+    assert set(report) == {"linear_probe", "knn", "finetune", "seconds", "chapters"}
+    assert sum(report["chapters"].values()) == pytest.approx(report["seconds"], abs=1.0)
     methods = {"pretrained", "scratch", "teacher", "raw_pixels"}
     for scores in (report["linear_probe"], report["knn"]):
         assert set(scores) == {"40", "96"}
@@ -95,6 +120,49 @@ def test_the_story_on_class_folders(tmp_path: Path) -> None:
     assert set(held_out["linear_probe"]) == {"40", "48"}
 
 
+def test_the_chapter_of_captions_on_embedded_scenes(tmp_path: Path) -> None:
+    report, page, shares = run(tmp_path, None, captions=True)
+    assert set(report) == {"linear_probe", "knn", "finetune", "clip", "seconds", "chapters"}
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    clip = report["clip"]
+    labels, captions = zip(*((scene.label, scene.captions[0]) for scene in scenes(48)), strict=True)
+    assert clip["chance"]["zero_shot"] == 0.1
+    pairs_alike = [one == other for one in captions for other in captions]
+    assert clip["chance"]["r1"] == pytest.approx(sum(pairs_alike) / len(pairs_alike))
+    assert clip["samples_seen"] == {"pretrained": [32], "scratch": [32]}
+    assert all(set(clip[what]) == {"pretrained", "scratch"} for what in set(clip) - {"chance"})
+    assert clip["training_loss"]["pretrained"][0] == pytest.approx(math.log(16), abs=1.5)
+    assert clip["test_loss"]["scratch"][0] == pytest.approx(math.log(48), abs=1.5)
+    assert {len(cells) for cells in [clip_table(clip)[0], *clip_table(clip)[1]]} == {5}
+    assert len(re.findall(r'base64,([^"]+)"', page)) == 4 + 5 and "“a green sneaker”: cosines" in page
+    # Another reader of the same run finds the same classes.
+    model = load_clip(tmp_path / "clip" / "pretrained_0", device="cpu", precision="auto")
+    sentences = [[f"a {colour} {name}".replace("a o", "an o") for colour in COLOUR_NAMES] for name in CLASS_NAMES]
+    classes = torch.stack([model.encode_texts(of_class).mean(dim=0) for of_class in sentences])
+    images = model.encode_images(torch.stack([model.transform(scene.image) for scene in scenes(48)]))
+    found = (images @ torch.nn.functional.normalize(classes, dim=1).T).argmax(dim=1)
+    assert clip["zero_shot"]["pretrained"] == [pytest.approx((found == torch.tensor(labels)).float().mean().item())]
+
+
+def test_the_chapter_of_captions_on_class_folders(tmp_path: Path) -> None:
+    data = tmp_path / "scenes"
+    write_samples(data, "folders", FashionScenes(size=40, count=60), test_count=20)
+    report, page, _ = run(tmp_path / "out", data, captions=True)
+    assert report["clip"]["chance"] == {"zero_shot": 0.1, "r1": pytest.approx(0.1)}
+    assert "“a photo of a ankle boot”" in page and "of 8 have this caption" in page
+
+
+def scenes(count: int) -> list[Sample]:
+    source = FashionSceneSource(FashionScenes(split="test", count=count))
+    return [source[place] for place in range(count)]
+
+
+def test_both_clips_see_as_many_pairs() -> None:
+    chapter = quickstart().captions
+    pretrained, scratch = (side.optimization for side in (chapter.pretrained, chapter.scratch))
+    assert (pretrained.steps, pretrained.global_batch_size) == (scratch.steps, scratch.global_batch_size)
+
+
 def test_one_class_is_refused(tmp_path: Path) -> None:
     for number in range(30):
         (tmp_path / "data" / "only").mkdir(parents=True, exist_ok=True)
@@ -105,3 +173,10 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
 
 def test_chapters_fill_the_bar() -> None:
     assert sum(Clock.SHARES.values()) == pytest.approx(1.0)
+    said: list[float] = []
+    clock = Clock(lambda chapter, share: said.append(share), captions=True)
+    assert sum(clock.shares.values()) == pytest.approx(1.0)
+    for name in clock.shares:
+        with clock.chapter(name) as done:
+            done(1.0)
+    assert said == sorted(said) and said[-1] == pytest.approx(1.0)

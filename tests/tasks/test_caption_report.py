@@ -124,6 +124,11 @@ def test_a_repeated_caption_is_named_once(caplog: pytest.LogCaptureFixture) -> N
     assert (watch.seen, watch.cut) == (12, 0)
 
 
+def test_repeats_that_are_expected_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    watch = CaptionWatch(Loader(batch_of("a cat", "a cat")).steps, TOKENIZER, alone, warn_of_repeats=False)
+    assert len(list(watch.steps(0, 2))) == 2 and not caplog.messages
+
+
 def test_a_caption_that_repeats_on_another_process(caplog: pytest.LogCaptureFixture) -> None:
     other = batch_of("a dog", "a fish")
     answers = iter([other["caption_id"], "a dog"])

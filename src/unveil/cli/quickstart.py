@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -20,6 +20,8 @@ class Quickstart:
     """Folder for report.html, report.json and the run."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Your own images, FOLDER/<class>/<image>, in place of the embedded ones."""
+    chapters: Literal["images", "all"] = "images"
+    """all: then also captions, a CLIP, zero-shot classification and search by text; about 4 minutes more."""
     set: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE", help_behavior_hint=""), tyro.conf.UseAppendAction
     ] = ()
@@ -31,8 +33,7 @@ class Quickstart:
 
         from unveil.config.override import override
         from unveil.engine import Parallel
-        from unveil.quickstart import table, tell
-        from unveil.quickstart_report import write_report
+        from unveil.quickstart import clip_table, table, tell, write_report
         from unveil.recipes.quickstart import quickstart
 
         config = override(quickstart(), self.set)
@@ -43,14 +44,23 @@ class Quickstart:
             if parallel.world_size > 1:
                 raise UnveilError("the quickstart runs in one process; start it without torchrun")
             with StoryProgress() as progress:
-                story = tell(config, data=self.data, out=self.out, parallel=parallel, progress=progress)
+                story = tell(
+                    config,
+                    data=self.data,
+                    out=self.out,
+                    parallel=parallel,
+                    progress=progress,
+                    captions=self.chapters == "all",
+                )
         pages = write_report(story, self.out)
-        for title, scores in (
-            ("Linear probe on frozen features (test accuracy)", story.report["linear_probe"]),
-            ("kNN on frozen features (test accuracy)", story.report["knn"]),
-            ("Fine-tuning (test accuracy)", story.report["finetune"]),
-        ):
-            header, rows = table(scores)
+        tables = [
+            ("Linear probe on frozen features (test accuracy)", *table(story.report["linear_probe"])),
+            ("kNN on frozen features (test accuracy)", *table(story.report["knn"])),
+            ("Fine-tuning (test accuracy)", *table(story.report["finetune"])),
+        ]
+        if story.searches:
+            tables.append(("A CLIP from images and captions (test images)", *clip_table(story.report["clip"])))
+        for title, header, rows in tables:
             shown = Table(title=title, title_justify="left")
             for column in header:
                 shown.add_column(column, justify="right" if column else "left")
@@ -58,6 +68,9 @@ class Quickstart:
                 shown.add_row(*row)
             console.print(shown)
         console.print(f"{story.report['seconds']:.0f} s. Pictures: {pages}", soft_wrap=True)
+        if story.searches:
+            query, run = story.searches[0].query, self.out / "clip" / "pretrained_0"
+            console.print(f'Search by text: unveil clip search FOLDER "{query}" --model {run}', soft_wrap=True)
         console.print("Now on your own photos: unveil pretrain PHOTOS --out runs/mine", soft_wrap=True)
         return 0
 

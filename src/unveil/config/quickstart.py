@@ -1,8 +1,9 @@
-"""The quickstart's story: pre-train, then compare."""
+"""The quickstart's story: pre-train, then compare; with captions, if they are asked for."""
 
 from dataclasses import dataclass
 
 from unveil.config.classification import ClassificationConfig
+from unveil.config.contrastive import ContrastiveConfig
 from unveil.config.data import FashionScenes
 from unveil.config.pretraining import PretrainConfig
 
@@ -18,6 +19,15 @@ class FewLabels:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CaptionsChapter:
+    """A CLIP on images with captions, its image tower from the pre-training and from scratch: how often, and how."""
+
+    seeds: int
+    pretrained: ContrastiveConfig
+    scratch: ContrastiveConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuickstartConfig:
     """Pre-train on unlabelled images; probe the features; fine-tune with few labels, against the same from scratch."""
 
@@ -27,3 +37,5 @@ class QuickstartConfig:
     """Beside these, all labels."""
     probe_seeds: int
     finetune: tuple[FewLabels, ...]
+    captions: CaptionsChapter
+    """Optional: `unveil quickstart --chapters all`."""

@@ -5,6 +5,8 @@ from unveil.config import (
     BlockMasking,
     CenterCrop,
     ClassificationConfig,
+    ClipModelConfig,
+    ContrastiveConfig,
     DataConfig,
     EmbeddedTarget,
     EngineConfig,
@@ -12,9 +14,11 @@ from unveil.config import (
     OptimizationConfig,
     PretrainConfig,
     RandomResizedCrop,
+    TextConfig,
+    TowerOptimization,
     ViTConfig,
 )
-from unveil.config.quickstart import FewLabels, QuickstartConfig
+from unveil.config.quickstart import CaptionsChapter, FewLabels, QuickstartConfig
 
 MODEL = ViTConfig(
     image_size=28,
@@ -78,10 +82,35 @@ def _finetuning(name: str, *, steps: int, learning_rate: float, layer_decay: flo
     )
 
 
+def _clip(name: str, visual: TowerOptimization) -> ContrastiveConfig:
+    return ContrastiveConfig(
+        recipe=name,
+        model=ClipModelConfig(
+            vision=MODEL,
+            # Captions are short: a longer context would only cost time.
+            text=TextConfig(context_length=20, width=128, heads=2, depth=2, mlp_width=512),
+            embedding_width=128,
+            projection_bias=False,
+        ),
+        data=DataConfig(crop=RandomResizedCrop(scale=(0.9, 1.0)), flip=True, workers=0),
+        optimization=OptimizationConfig(
+            optimizer=AdamWConfig(learning_rate=1e-3, epsilon=1e-8),
+            global_batch_size=64,
+            steps=300,
+            warmup_steps=30,
+            min_learning_rate=0.0,
+            clip_gradient_norm=1.0,
+        ),
+        engine=EngineConfig(log_every=10, checkpoint_every=1000, keep_last=1, trackers=()),
+        visual=visual,
+    )
+
+
 def quickstart() -> QuickstartConfig:
     """Everything that `unveil quickstart` runs: pre-training, probes, and fine-tuning beside the same from scratch.
 
-    Hardware: 2 CPU cores with bf16, 9 minutes. Expected: docs/lab_book.md, quickstart.
+    Hardware: 2 CPU cores with bf16, 9 minutes; with captions (`--chapters all`) 4 more. Expected: docs/lab_book.md,
+    quickstart.
     """
     return QuickstartConfig(
         pretrain=quickstart_pretraining(),
@@ -101,5 +130,10 @@ def quickstart() -> QuickstartConfig:
                 pretrained=_finetuning("pretrained", steps=150, learning_rate=1e-3, layer_decay=0.75),
                 scratch=_finetuning("scratch", steps=600, learning_rate=2e-4, layer_decay=None),
             ),
+        ),
+        captions=CaptionsChapter(
+            seeds=1,
+            pretrained=_clip("clip_pretrained", TowerOptimization(layer_decay=0.75)),
+            scratch=_clip("clip_scratch", TowerOptimization()),
         ),
     )

@@ -200,6 +200,9 @@ def test_captions_name_every_garment() -> None:
             expected.append(f"{article} {garment.colour} {CLASS_NAMES[garment.label]}")
         assert parts == expected
         assert all(garment.colour in COLOUR_NAMES for garment in scene.garments)
+        assert FashionSceneSource(SEVERAL)[number].captions == (scene.caption,)
+        alone = FashionSceneSource(FashionScenes(first=number))
+        assert alone[0].captions == (alone.scene(number).caption,)
     assert enumerate_words(["a"]) == "a"
     assert enumerate_words(["a", "b"]) == "a and b"
     assert enumerate_words(["a", "b", "c"]) == "a, b and c"

@@ -40,7 +40,7 @@ class Placement:
     @property
     def caption(self) -> str:
         """Such as "a green sneaker"."""
-        return f"{'an' if self.colour[0] in 'aeiou' else 'a'} {self.colour} {CLASS_NAMES[self.label]}"
+        return describe(self.colour, CLASS_NAMES[self.label])
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ def balanced_label(key: str, number: int, classes: int) -> int:
     """A random label, of which numbers k x classes to (k + 1) x classes - 1 have one of each kind."""
     block, position = divmod(number, classes)
     return _shuffled(key, block, classes)[position]
+
+
+def describe(colour: str, name: str) -> str:
+    """Such as "a green sneaker" or "an orange bag"."""
+    return f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {name}"
 
 
 def enumerate_words(words: list[str]) -> str:

@@ -120,12 +120,12 @@ class FashionSceneSource:
         composition = compose(self.config, number)
         if len(composition.placements) > 1:
             scene = self._draw(composition)
-            return Sample(Image.fromarray(scene.image), f"scene {number}", scene.label, index)
+            return Sample(Image.fromarray(scene.image), f"scene {number}", scene.label, index, (scene.caption,))
         # Nothing hides a garment that is alone: no need for masks, which would take as long as all the rest.
         image = self._draw_background(composition.background)
         placement = composition.placements[0]
         self._layer(placement).paste_on(image)
-        return Sample(image, f"scene {number}", placement.label, index)
+        return Sample(image, f"scene {number}", placement.label, index, (placement.caption,))
 
     def digest(self) -> dict[str, dict[str, Any]]:
         """One part, named by the split; the hash covers the settings, the garments and the photos."""

@@ -11,7 +11,8 @@ from unveil.config import UnveilError
 from unveil.data.normalization import normalize
 from unveil.data.order import sample_rng
 from unveil.pretext.masking import masking_function
-from unveil.quickstart import Story, table
+from unveil.quickstart.captions_report import add_captions
+from unveil.quickstart.story import Story, table
 from unveil.visualize.pictures import (
     loss_curve,
     masked_image,
@@ -73,6 +74,8 @@ def _page(story: Story) -> Report:
     _add_similarity(story, report)
     _add_features(story, report)
     _add_neighbours(story, report)
+    if story.searches:
+        add_captions(story, report)
     report.text(
         f"unveil, torch {torch.__version__}, {platform.platform()}, {torch.get_num_threads()} threads, "
         f"{config.engine.precision}. Settings: pretrain/config.json. Numbers: report.json.",
