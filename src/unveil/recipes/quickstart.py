@@ -109,7 +109,7 @@ def _clip(name: str, visual: TowerOptimization) -> ContrastiveConfig:
 def quickstart() -> QuickstartConfig:
     """Everything that `unveil quickstart` runs: pre-training, probes, and fine-tuning beside the same from scratch.
 
-    Hardware: 2 CPU cores with bf16, 9 minutes; with captions (`--chapters all`) 4 more. Expected: docs/lab_book.md,
+    Hardware: 2 CPU cores with bf16, 10 minutes; with captions (`--chapters all`) 4 more. Expected: docs/lab_book.md,
     quickstart.
     """
     return QuickstartConfig(
