@@ -36,7 +36,7 @@ PRETRAINED = {100: ("200", ()), 1000: ("400", ()), 10_000: ("2000", ())}
 SCRATCH = {
     100: ("300", (*PLAIN, "optimization.optimizer.learning_rate=3e-4", "optimization.layer_decay=none")),
     1000: ("1000", (*PLAIN, "optimization.optimizer.learning_rate=1e-3", "optimization.layer_decay=none")),
-    10_000: ("3000", ("optimization.optimizer.learning_rate=1e-3", "optimization.layer_decay=none")),
+    10_000: ("4000", (*PLAIN, "optimization.optimizer.learning_rate=1e-3", "optimization.layer_decay=none")),
 }
 """The best of --part sweep."""
 CHANGES = {
@@ -49,7 +49,7 @@ CHANGES = {
 SWEEP = {
     100: [("300", "3e-4", True), ("300", "1e-3", True), ("300", "3e-4", False), ("300", "1e-3", False)],
     1000: [("1000", "3e-4", True), ("1000", "1e-3", True), ("1000", "3e-4", False), ("1000", "1e-3", False)],
-    10_000: [("1000", "1e-3", True), ("1000", "5e-4", False), ("1000", "1e-3", False)],
+    10_000: [("1000", "5e-4", False), ("1000", "1e-3", False), ("1000", "1e-3", True), ("1000", "2e-3", True)],
 }
 """From scratch: {labels: (steps, rate, whether without RandAugment, Mixup and CutMix)}."""
 
