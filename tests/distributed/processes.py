@@ -14,9 +14,9 @@ from typing import Any
 from unveil.config import UnveilError
 
 CONTEXT = multiprocessing.get_context("forkserver")
-# The optimizer imports torch._dynamo at its first step.
-CONTEXT.set_forkserver_preload(["unveil.engine", "torch._dynamo"])
-SECONDS = 120
+# The optimizer imports torch._dynamo at its first step, the others are imported where they are asked for.
+CONTEXT.set_forkserver_preload(["unveil.engine.sharding", "torch.distributed.optim", "torch._dynamo"])
+SECONDS = 240
 
 
 def start(function: Callable[..., Any], *arguments: Any) -> BaseProcess:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -179,5 +180,31 @@ def failing_process() -> None:
 
 
 def test_a_process_that_fails_leaves_nobody_hanging() -> None:
-    with pytest.raises(AssertionError, match="process 0"):
-        together(2, failing_process)
+    left, failed = together(2, failing_process)
+    assert isinstance(left, UnveilError) and "process 0 of 2 lost process 1" in str(left)
+    assert str(failed) == "this one fails"
+
+
+def hanging_process() -> None:
+    with Parallel.start("cpu") as parallel:
+
+        def slowly(first: int, last: int) -> Any:
+            for step, batches in enumerate(Steps(parallel=parallel)(first, last), first):
+                if step == 2 and parallel.rank == 1:
+                    time.sleep(8)
+                yield batches
+
+        train(
+            Regression(),
+            slowly,
+            optimization=optimization(),
+            settings=settings(timeout_minutes=0.05),
+            parallel=parallel,
+        )
+
+
+def test_a_process_that_hangs_is_waited_for_so_long_only() -> None:
+    waited, hung = together(2, hanging_process)
+    assert isinstance(waited, UnveilError)
+    assert "process 0 of 2 lost process 1 in step 3 of 6" in str(waited)
+    assert isinstance(hung, UnveilError), "and when it wakes up, it finds itself alone"

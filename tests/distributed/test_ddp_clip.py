@@ -22,14 +22,14 @@ LOOKED_AT = {
 """A few, because the pipe through which they come from other processes is narrow."""
 
 
-def trained(parallel: Parallel, micro_batch_size: int, local_loss: bool = True) -> dict[str, Any]:
+def trained(parallel: Parallel, micro_batch_size: int, local_loss: bool = True, kind: str = "ddp") -> dict[str, Any]:
     settings = config(
         optimization={
             "micro_batch_size": micro_batch_size,
             "optimizer": LAMBConfig(learning_rate=1e-2),
             "clip_gradient_norm": 1.0,
         },
-        engine={"evaluate_every": 2},
+        engine={"evaluate_every": 2, "parallel": kind},
         local_loss=local_loss,
         visual=TowerOptimization(learning_rate=5e-3, layer_decay=0.8),
         text=TowerOptimization(learning_rate=1e-3, locked=1),
@@ -63,8 +63,8 @@ def test_two_processes_equal_one_however_the_batch_is_split() -> None:
     assert alone["rows"][-1][1].keys() >= {"loss", "logit_scale", "validation_loss", "validation_image_to_text_r1"}
     assert len(alone["weights"]) == len(LOOKED_AT)
     assert_same(trained(CPU, 2), alone)
-    first, second = together(2, trained_here, (4, True), (4, False), (2, True))
-    assert len(first) == 3
+    first, second = together(2, trained_here, (4, True), (4, False), (2, True), (2, True, "zero1"))
+    assert len(first) == 4
     for found, twin in zip(first, second, strict=True):
         assert_same(found, alone)
         assert all(torch.equal(twin["weights"][name], value) for name, value in found["weights"].items())

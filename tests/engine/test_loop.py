@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.engine.toy import CPU, Record, Regression, Steps, batch_of, optimization, settings
 from unveil.config import UnveilError
 from unveil.engine import Batch, Outcome, Parallel, Precision, RunFolder, evaluate, train
-from unveil.engine.parallel import compile_task
+from unveil.engine.compilation import compile_task
 
 
 def trained(

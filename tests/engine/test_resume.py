@@ -1,5 +1,6 @@
 """Killed at any moment and started again: the same metrics to the last bit."""
 
+import errno
 import json
 import os
 import random
@@ -196,8 +197,28 @@ def test_a_torn_checkpoint_costs_only_its_steps(tmp_path: Path) -> None:
     with pytest.raises(PowerCutError):
         run_in(path, fails_at=30)
     newest = RunFolder(path).checkpoints
-    with (newest.folder(newest.steps()[-1]) / "training.pt").open("rb+") as file:
+    with (newest.folder(newest.steps()[-1]) / "optimizer_00000.safetensors").open("rb+") as file:
         file.truncate(100)
     run_in(path)
     assert rows_of(path) == rows_of(tmp_path / "unbroken")
     assert "is not whole" in (path / "log.txt").read_text()
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written beside training, which learns of it when it has the next one to write."""
+    replace = os.replace
+
+    def refusing(source: Path, target: Path) -> None:
+        if "step_00000014" in str(target):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    with pytest.raises(UnveilError, match="Read-only.*The checkpoint of step 7 is intact"):
+        run_in(tmp_path)
+    assert rows_of(tmp_path)[-1]["step"] < 22
+    assert RunFolder(tmp_path).checkpoints.steps() == [7]
+    monkeypatch.undo()
+    assert run_in(tmp_path).step == STEPS

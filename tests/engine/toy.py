@@ -44,6 +44,9 @@ class Regression(nn.Module):
             for prefix in ("cls_token", "first", ("norm", "last"))
         ]
 
+    def shard_units(self) -> list[nn.Module]:
+        return [self.first]
+
     def no_weight_decay(self) -> set[str]:
         return {"cls_token"}
 

@@ -188,9 +188,11 @@ def test_a_clip_teacher_is_as_large_as_its_stand_in(monkeypatch: pytest.MonkeyPa
         ClipTarget(name="ViT-B-16/openai"),
         ClipTarget(name="ViT-B-16/openai", projected=False, resize_grid=True),
     ):
-        reckoned = teacher_of(pretraining(MaskedRegression(), student, target))
-        looked_at = count_target(target, student)
+        config = pretraining(MaskedRegression(), student, target)
+        reckoned = teacher_of(config)
+        looked_at = count_target(target, student, hidden_patches(config))
         assert (reckoned.flops, reckoned.dim, reckoned.own_view) == (looked_at.flops, looked_at.dim, looked_at.own_view)
+        assert reckoned.flops < count_target(target, student).flops or target.resize_grid
         # The stand-in's pixel mean and deviation, and a projection that is not used.
         assert 0 <= looked_at.parameters - reckoned.parameters <= 6
 

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from unveil.config.errors import UnveilError
-from unveil.config.model import ViTConfig, vit_base, vit_giant, vit_tiny
+from unveil.config.model import (
+    ActivationCheckpointing,
+    ViTConfig,
+    check_activation_checkpointing,
+    vit_base,
+    vit_giant,
+    vit_tiny,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +33,8 @@ class TextConfig:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """OpenAI trained with "quick_gelu", EVA and most of open_clip with "gelu"."""
     norm_epsilon: float = 1e-5
-    activation_checkpointing: bool = False
-    """Keep only each block's input and recompute the rest in backward."""
+    activation_checkpointing: ActivationCheckpointing = False
+    """As the ViT's."""
 
     causal: ClassVar[bool] = True
     qkv_bias: ClassVar[Literal["all"]] = "all"
@@ -39,6 +46,7 @@ class TextConfig:
             raise UnveilError("every size of the text tower must be at least 1")
         if self.width % self.heads:
             raise UnveilError(f"model.text.width {self.width} is not a multiple of model.text.heads {self.heads}")
+        check_activation_checkpointing(self.activation_checkpointing)
 
 
 @dataclass(frozen=True, kw_only=True)

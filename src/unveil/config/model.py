@@ -5,6 +5,25 @@ from typing import ClassVar, Literal
 
 from unveil.config.errors import UnveilError
 
+ActivationCheckpointing = bool | int | Literal["selective"]
+"""What backward recomputes: everything in every block (True) or in every k-th (k), of which the input is kept; in every
+block all but matrix products and attention ("selective"); nothing (False). The numbers are the same."""
+
+
+def recomputes(setting: ActivationCheckpointing, number: int) -> bool:
+    """Whether the setting is for the block of this number, from 0 on: every second one are 1, 3, 5, ..."""
+    if isinstance(setting, bool | str):
+        return setting is not False
+    return (number + 1) % setting == 0
+
+
+def check_activation_checkpointing(setting: ActivationCheckpointing) -> None:
+    """Raises UnveilError for a number that cannot be."""
+    if not isinstance(setting, bool | str) and setting < 1:
+        raise UnveilError(
+            f"activation_checkpointing is {setting}; give true, false, selective, or 1 or more for every k-th block"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
@@ -37,8 +56,9 @@ class ViTConfig:
     patch_bias: bool = True
     norm_before_blocks: bool = False
     """A LayerNorm between the positions and the first block, as CLIP's towers have it."""
-    activation_checkpointing: bool = False
-    """Keep only each block's input and recompute the rest in backward."""
+    activation_checkpointing: ActivationCheckpointing = False
+    """Save memory by computing what backward needs once more: in all blocks (true), in every k-th (k), or in all, but
+    without matrix products and attention (selective)."""
 
     causal: ClassVar[bool] = False
 
@@ -54,6 +74,7 @@ class ViTConfig:
             raise UnveilError(f"model.width {self.width} is not a multiple of model.heads {self.heads}")
         if not 0.0 <= self.drop_path < 1.0:
             raise UnveilError(f"model.drop_path {self.drop_path} is not in [0, 1)")
+        check_activation_checkpointing(self.activation_checkpointing)
 
     @property
     def grid(self) -> tuple[int, int]:

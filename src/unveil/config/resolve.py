@@ -8,7 +8,7 @@ from unveil.config.classification import ClassificationConfig, ProbeConfig
 from unveil.config.clip import TextConfig
 from unveil.config.contrastive import ContrastiveConfig
 from unveil.config.errors import UnveilError
-from unveil.config.model import ViTConfig
+from unveil.config.model import ViTConfig, recomputes
 from unveil.config.pretraining import PretrainConfig
 
 AnyRun = PretrainConfig | ClassificationConfig | ProbeConfig | ContrastiveConfig
@@ -27,6 +27,13 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "engine.keep_last",
         "engine.evaluate_every",
         "engine.trackers",
+        "engine.parallel",
+        "engine.reshard_after_forward",
+        "engine.shard_group",
+        "engine.timeout_minutes",
+        "model.activation_checkpointing",
+        "model.vision.activation_checkpointing",
+        "model.text.activation_checkpointing",
         "local_loss",
     }
 )
@@ -135,9 +142,12 @@ def _activation_bytes(config: Run) -> int:
 def _blocks_bytes(model: ViTConfig | TextConfig, tokens: int) -> int:
     """A block keeps about 34 x width bytes a token in half precision (its inputs, normed inputs, q, k, v, attention
     output, two MLP maps of four widths): Korthikanti et al. 2022, Eq. 2 without the attention matrix, which the fused
-    attention does not keep. With activation checkpointing one input of 2 x width bytes is kept.
+    attention does not keep. With activation checkpointing one input of 2 x width bytes is kept; the selective one
+    keeps what matrix products and attention answer as well (q, k, v, 2 of one width, one of four, another of one).
     """
-    return (2 if model.activation_checkpointing else 34) * model.width * tokens * model.depth
+    less = 22 if model.activation_checkpointing == "selective" else 2
+    widths = sum(less if recomputes(model.activation_checkpointing, number) else 34 for number in range(model.depth))
+    return widths * model.width * tokens
 
 
 def _nearest_multiple(value: int, of: int) -> int:

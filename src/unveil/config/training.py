@@ -121,7 +121,17 @@ class EngineConfig:
     loss_scale_window: int = 500
     """With fp16: the loss scale doubles after so many steps without an overflow (released code: EVA's; EVA-CLIP's is
     1000)."""
-    parallel: Literal["ddp"] = "ddp"
+    parallel: Literal["ddp", "zero1", "fsdp"] = "ddp"
+    """What several processes divide among them: the images only (ddp); the optimizer's state, too (zero1, as in the
+    paper); that, the weights and the gradients (fsdp)."""
+    reshard_after_forward: bool = True
+    """With fsdp: give a block's gathered weights back after its forward pass, and gather them again for its backward
+    pass. Otherwise they stay until then: less is sent, and the weights are whole while a step lasts."""
+    shard_group: int | None = None
+    """With fsdp: so many processes of neighbouring ranks, such as those of one machine, divide the weights among them,
+    and every such group has all of them; None = one group of all."""
+    timeout_minutes: float = 15.0
+    """A process that waits longer for the others fails, so that one that hangs or died leaves nobody waiting."""
     compile: bool = False
     deterministic: bool = False
     """On CUDA: only deterministic kernels, so that resuming is exact to the bit."""
@@ -134,7 +144,15 @@ class EngineConfig:
     """Beside metrics.jsonl, which is always written."""
 
     def __post_init__(self) -> None:
-        for name in ("loss_scale_window", "log_every", "checkpoint_every", "keep_last", "evaluate_every"):
+        counts = ("loss_scale_window", "log_every", "checkpoint_every", "keep_last", "evaluate_every", "shard_group")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UnveilError(f"engine.{name} is {value}; it must be at least 1")
+        if self.timeout_minutes <= 0:
+            raise UnveilError(f"engine.timeout_minutes is {self.timeout_minutes}; it must be more than 0")
+        if self.shard_group is not None and self.parallel != "fsdp":
+            raise UnveilError(
+                f"engine.shard_group says how fsdp divides the weights, and engine.parallel is {self.parallel}; give "
+                "--parallel fsdp, or leave shard_group out"
+            )

@@ -1,11 +1,12 @@
 """A running average of the weights, kept beside them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from unveil.engine.pieces import as_held
 from unveil.engine.task import Task
 
 
@@ -40,7 +41,7 @@ class WeightAverage:
         """The task's state with averaged weights, under its names."""
         return {name: self._averages.get(name, value) for name, value in self._task.state_dict().items()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave.
 
         Raises:
@@ -49,7 +50,7 @@ class WeightAverage:
         for name, average in self._averages.items():
             if name not in state or state[name].shape != average.shape:
                 raise ValueError(f"the averaged weights have no {name} of shape {tuple(average.shape)}")
-            average.copy_(state[name])
+            average.copy_(as_held(state[name], average))
 
     @torch.no_grad()
     def _swap(self) -> None:

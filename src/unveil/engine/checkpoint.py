@@ -7,39 +7,53 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from unveil.config import UnveilError
 from unveil.engine.disk import free_space, is_out_of_space, readable_size, sync_folder, write_atomically
+from unveil.engine.parallel import Parallel
+from unveil.engine.pieces import Pieces, join
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, AVERAGED, TRAINING, MANIFEST = "model.safetensors", "model_ema.safetensors", "training.pt", "manifest.json"
+WEIGHTS, AVERAGED, TRAINING, MANIFEST = "model.safetensors", "model_ema.safetensors", "training.json", "manifest.json"
+OPTIMIZER = "optimizer.safetensors"
+"""Cut into parts, with the numbers of the processes in their names."""
+FORMAT = 2
+ALONE = Parallel(torch.device("cpu"))
+
+Described = dict[str, dict[str, Any]]
+"""Size and checksum of files, by name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved moment of a run."""
+    """One saved moment of a run. Its tensors are read when they are asked for."""
 
     step: int
     """Completed steps."""
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
     training: dict[str, Any]
-    """Optimizer state, loss scale, counters; empty if only the weights were asked for."""
-    averaged: dict[str, Tensor] | None = None
+    """Loss scale, counters; empty if only the weights were asked for."""
+    averaged: Mapping[str, Tensor] | None = None
     """The same names as `weights`, with a running average of them; None in a run that keeps none."""
+    optimizer: Mapping[str, Tensor] | None = None
+    """Moments, under "parameter/moment"; None if only the weights were asked for."""
 
 
 class CheckpointFolder:
-    """`step_00001000/` holding `model.safetensors`, `training.pt` and `manifest.json` (sizes and checksums).
+    """`step_00001000/` holding `model.safetensors`, `optimizer_*.safetensors`, `training.json` and `manifest.json`.
 
-    Runs that average their weights have `model_ema.safetensors` beside them.
+    The manifest has sizes and checksums. Runs that average their weights have `model_ema.safetensors` beside them. Each
+    process that keeps a part of the optimizer's state has written a file of it: see `unveil.engine.pieces`.
 
     Making one touches no disk, so that a run may be read while another process writes it.
     """
@@ -68,52 +82,74 @@ class CheckpointFolder:
         weights: dict[str, Tensor],
         training: dict[str, Any],
         averaged: dict[str, Tensor] | None = None,
+        optimizer: dict[str, Tensor] | None = None,
+        *,
+        parallel: Parallel = ALONE,
     ) -> Path:
         """Write a checkpoint, then drop those beyond the last `keep_last`.
+
+        Every process calls it, with the pieces that it has to write (`own_pieces`), and learns if any of them failed.
+
+        Args:
+            training: as JSON values; the main process's is kept.
 
         Raises:
             UnveilError: the disk is full or refuses. Nothing half-written stays, and those from before are untouched.
         """
-        before = [kept for kept in self.steps() if kept < step]
         temporary = self.path / f".writing_step_{step:08d}"
-        file = WEIGHTS
+        states = {WEIGHTS: weights, AVERAGED: averaged or {}, OPTIMIZER: optimizer or {}}
+        size = sum(tensor.nbytes for state in states.values() for tensor in state.values())
+
+        def begin() -> None:
+            with self._writing(step, WEIGHTS, size):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+
+        def write() -> Described:
+            entries: Described = {}
+            if size and not temporary.exists():
+                raise UnveilError(
+                    f"process {parallel.rank} has a part of the checkpoint to write and does not find {temporary}, "
+                    "which the first process has made: give --out a folder that all machines share"
+                )
+            for file, state in states.items():
+                if state:
+                    with self._writing(step, file, size):
+                        path = temporary / _part(file, parallel.rank)
+                        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+                        save_file(plain, path, metadata={"format": "pt"})
+                        entries[path.name] = _sync_and_describe(path)
+            return entries
+
+        def complete() -> None:
+            for file in (WEIGHTS, AVERAGED):
+                with self._writing(step, file, size):
+                    _unite(file, temporary, entries)
+            with self._writing(step, TRAINING, size):
+                write_atomically(temporary / TRAINING, json.dumps(training) + "\n")
+                entries[TRAINING] = _sync_and_describe(temporary / TRAINING)
+            with self._writing(step, MANIFEST, size):
+                versions = {"python": platform.python_version(), "torch": torch.__version__}
+                manifest = {"format": FORMAT, "step": step, "files": entries, "versions": versions}
+                write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+                before = [kept for kept in self.steps() if kept < step]
+                if self.folder(step).exists():
+                    # Only a torn checkpoint is ever written again: a whole one would have been resumed from.
+                    self._drop(step)
+                os.replace(temporary, self.folder(step))
+                sync_folder(self.path)
+            # Later ones belong to a course that was given up when the run resumed from before them.
+            for dropped in [kept for kept in self.steps() if kept > step] + [*before, step][: -self.keep_last]:
+                self._drop(dropped)
+
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            entries = {}
-            for file, state in [(WEIGHTS, weights)] + ([] if averaged is None else [(AVERAGED, averaged)]):
-                plain = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-                save_file(plain, temporary / file, metadata={"format": "pt"})
-                entries[file] = _sync_and_describe(temporary / file)
-            file = TRAINING
-            _save_training(training, temporary / TRAINING)
-            entries[TRAINING] = _sync_and_describe(temporary / TRAINING)
-            file = MANIFEST
-            versions = {"python": platform.python_version(), "torch": torch.__version__}
-            manifest = {"format": 1, "step": step, "files": entries, "versions": versions}
-            write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-            if self.folder(step).exists():
-                # Only a torn checkpoint is ever written again: a whole one would have been resumed from.
-                self._drop(step)
-            os.replace(temporary, self.folder(step))
-            sync_folder(self.path)
-        except BaseException as error:
-            free = free_space(self.path)
-            shutil.rmtree(temporary, ignore_errors=True)
-            no_space = is_out_of_space(error)
-            if not no_space and not isinstance(error, OSError):
-                raise
-            whole = next((kept for kept in reversed(before) if self._fault(kept) is None), None)
-            earlier = "There is no earlier one" if whole is None else f"The checkpoint of step {whole} is intact"
-            raise UnveilError(
-                f"{'no space left while writing' if no_space else f'the disk refuses ({error})'} "
-                f"{self.folder(step).name}/{file} in {self.path}: a checkpoint needs about "
-                f"{readable_size(sum(map(_size, (weights, averaged, training))))}, {free} are free. {earlier}; "
-                f"{'free some space' if no_space else 'mend that'} and run the same command again"
-            ) from error
-        # Later ones belong to a course that was given up when the run resumed from before them.
-        for dropped in [kept for kept in self.steps() if kept > step] + [*before, step][: -self.keep_last]:
-            self._drop(dropped)
+            parallel.on_main(begin)
+            entries = {name: entry for written in parallel.on_all(write) for name, entry in written.items()}
+            parallel.on_main(complete)
+        except BaseException:
+            if parallel.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
         return self.folder(step)
 
     def latest_whole(self) -> int | None:
@@ -137,19 +173,44 @@ class CheckpointFolder:
         return None
 
     def load(self, step: int, *, weights_only: bool = False) -> Checkpoint:
-        """Read one checkpoint without checking it again."""
+        """One checkpoint, not checked again."""
         folder = self.folder(step)
-        weights = load_file(folder / WEIGHTS)
-        averaged = load_file(folder / AVERAGED) if (folder / AVERAGED).exists() else None
+        weights = Pieces([folder / WEIGHTS])
+        averaged = Pieces([folder / AVERAGED]) if (folder / AVERAGED).exists() else None
         if weights_only:
             return Checkpoint(step, weights, {}, averaged)
-        training = torch.load(folder / TRAINING, map_location="cpu", weights_only=True)
-        return Checkpoint(step, weights, training, averaged)
+        training = json.loads((folder / TRAINING).read_text())
+        optimizer = Pieces(sorted(folder.glob(f"{Path(OPTIMIZER).stem}_*{Path(OPTIMIZER).suffix}")))
+        return Checkpoint(step, weights, training, averaged, optimizer)
 
     def load_latest(self, *, weights_only: bool = False) -> Checkpoint | None:
         """The newest whole checkpoint, None if there is none."""
         step = self.latest_whole()
         return None if step is None else self.load(step, weights_only=weights_only)
+
+    @contextmanager
+    def _writing(self, step: int, file: str, size: int) -> Iterator[None]:
+        """Inside the block a file of the checkpoint is written, of which this process has `size` bytes.
+
+        Raises:
+            UnveilError: the disk is full or refuses.
+        """
+        try:
+            yield
+        except BaseException as error:
+            no_space = is_out_of_space(error)
+            if not no_space and not isinstance(error, OSError):
+                raise
+            free = free_space(self.path)
+            before = [kept for kept in self.steps() if kept < step]
+            whole = next((kept for kept in reversed(before) if self._fault(kept) is None), None)
+            earlier = "There is no earlier one" if whole is None else f"The checkpoint of step {whole} is intact"
+            raise UnveilError(
+                f"{'no space left while writing' if no_space else f'the disk refuses ({error})'} "
+                f"{self.folder(step).name}/{file} in {self.path}: a checkpoint needs about {readable_size(size)}, "
+                f"{free} are free. {earlier}; {'free some space' if no_space else 'mend that'} and run the same "
+                "command again"
+            ) from error
 
     def _drop(self, step: int) -> None:
         # Renamed first, so that a kill half-way leaves no half checkpoint under a good name.
@@ -161,7 +222,10 @@ class CheckpointFolder:
     def _fault(self, step: int) -> str | None:
         folder = self.folder(step)
         try:
-            files = json.loads((folder / MANIFEST).read_text())["files"]
+            manifest = json.loads((folder / MANIFEST).read_text())
+            if manifest["format"] != FORMAT:
+                return f"it has format {manifest['format']}, and this version of unveil reads {FORMAT}"
+            files = manifest["files"]
             for name in {WEIGHTS: {}, TRAINING: {}} | files:
                 path = folder / name
                 if not path.exists():
@@ -177,6 +241,29 @@ class CheckpointFolder:
         return None
 
 
+def _part(file: str, rank: int) -> str:
+    """The name of one process's part of a file: they sort in the order of the ranks."""
+    return f"{Path(file).stem}_{rank:05d}{Path(file).suffix}"
+
+
+def _unite(file: str, folder: Path, entries: Described) -> None:
+    """Make one file of the processes' parts of it, in `folder` and in `entries`."""
+    names = re.compile(rf"{Path(file).stem}_\d+{Path(file).suffix}")
+    parts = sorted(name for name in entries if names.fullmatch(name))
+    match parts:
+        case []:
+            pass
+        case [only]:
+            (folder / only).rename(folder / file)
+            entries[file] = entries.pop(only)
+        case _:
+            join([folder / part for part in parts], folder / file)
+            for part in parts:
+                (folder / part).unlink()
+                del entries[part]
+            entries[file] = _sync_and_describe(folder / file)
+
+
 def _sync_and_describe(path: Path) -> dict[str, Any]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -189,39 +276,3 @@ def _sync_and_describe(path: Path) -> dict[str, Any]:
 def _checksum(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _size(value: Any) -> int:
-    """Bytes of all tensors in nested dicts."""
-    if isinstance(value, Tensor):
-        return value.nbytes
-    return sum(map(_size, value.values())) if isinstance(value, dict) else 0
-
-
-class _RecordingFile:
-    """Keeps the disk's answer, which torch.save hides behind an error of its own."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes | memoryview) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
-def _save_training(training: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
-        recording = _RecordingFile(file)
-        try:
-            torch.save(training, cast(IO[bytes], recording))
-        except RuntimeError:
-            if recording.error is not None:
-                raise recording.error from None
-            raise

@@ -13,6 +13,8 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
+        self.by_keyboard = False
+        """It was Ctrl-C."""
 
 
 @contextmanager
@@ -37,6 +39,7 @@ def listening(announce: bool) -> Iterator[Interrupt]:
             return
         interrupt.requested = True
         if number == signal.SIGINT:
+            interrupt.by_keyboard = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
         if announce:
             # print() may be interrupted half-way by this very handler; a bare write may not.

@@ -5,19 +5,21 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from unveil.config import EngineConfig, OptimizationConfig, UnveilError
 from unveil.engine.averaging import WeightAverage
+from unveil.engine.compilation import compile_task, use_deterministic_kernels
+from unveil.engine.copies import copied_ahead
 from unveil.engine.interrupt import listening
-from unveil.engine.optimizer import build_optimizer, load_state_by_name, set_learning_rate, state_by_name
-from unveil.engine.parallel import Parallel, compile_task, use_deterministic_kernels
+from unveil.engine.optimizer import build_optimizer, set_learning_rate
+from unveil.engine.parallel import Parallel
 from unveil.engine.precision import Precision
 from unveil.engine.run_folder import RunFolder
+from unveil.engine.saving import Progress, Trained, background
 from unveil.engine.schedule import learning_rate
 from unveil.engine.step import backpropagate, finish_gradients, samples_to_blame
 from unveil.engine.task import Batch, Task
@@ -39,16 +41,8 @@ class Outcome:
     """The last that were logged."""
     stopped: bool
     """A signal ended it before its last step; the same command goes on from here."""
-
-
-@dataclass
-class Progress:
-    """What a checkpoint remembers beside weights and optimizer. Randomness needs no memory: it is keyed on samples."""
-
-    step: int = 0
-    skipped_steps: int = 0
-    """Steps without an update because a gradient overflowed in fp16."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    by_keyboard: bool = False
+    """That signal was Ctrl-C."""
 
 
 def train(
@@ -96,12 +90,14 @@ def train(
     scaler = precision.gradient_scaler(settings.loss_scale_window)
     task.to(parallel.device)
     task.train()
-    optimizer = build_optimizer(task, optimization.optimizer, optimization.layer_decay)
+    # Wrapping makes the weights of all processes equal, and may cut them in pieces; optimizer and average follow it.
+    module = parallel.wrap(task, settings)
+    divided = parallel.divides_optimizer(settings)
+    optimizer = build_optimizer(task, optimization.optimizer, optimization.layer_decay, divided=divided)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    # Wrapping makes the weights of all processes equal, and the average starts from them.
-    module = parallel.wrap(task, settings.parallel)
     average = None if ema_decay is None else WeightAverage(task, ema_decay)
-    progress = resume(task, optimizer, scaler, average, run, parallel)
+    trained = Trained(task, optimizer, scaler, average, divided)
+    progress = resume(trained, run, parallel)
     if progress.step >= total:
         return Outcome(progress.step, progress.metrics, stopped=False)
     if average is not None and parallel.is_main and average.decay**total > MOST_OF_THE_START:
@@ -111,14 +107,16 @@ def train(
             *(total, 100 * average.decay**total, average.decay),
         )
     if settings.compile:
-        compile_task(task, parallel.device)
+        compile_task(task, parallel.device, sharded=parallel.shards(settings))
     stopped, seconds, steps_timed = False, 0.0, 0
 
     with (
         listening(parallel.is_main) as interrupt,
+        parallel.naming(lambda: f" in step {progress.step + 1} of {total}"),
         started(sinks if parallel.is_main else (), progress.step, total) as write,
+        background() as beside,
     ):
-        batches = steps(progress.step, total)
+        batches = copied_ahead(steps(progress.step, total), parallel.device)
         while progress.step < total and not stopped:
             began = time.perf_counter()
             rate = learning_rate(
@@ -158,6 +156,7 @@ def train(
             bad_loss = anything_counted and not math.isfinite(means["loss"])
             if bad_loss or not (math.isfinite(grad_norm) or precision.format == "fp16"):
                 names = samples_to_blame(losses, micro_batches, parallel)
+                beside.finish()
                 raise UnveilError(describe_fault("loss" if bad_loss else "gradient", progress.step + 1, names, run))
 
             # Where nothing was counted, weight decay and momentum must not move the weights either.
@@ -198,10 +197,12 @@ def train(
                 write(progress.step, progress.metrics)
                 seconds, steps_timed = 0.0, 0
             if run is not None and (at_end or stopped or is_due(progress.step, settings.checkpoint_every)):
-                save(run, task, optimizer, scaler, average, progress, parallel)
+                # Only one copy is in memory at a time, and if the last one could not be written, the run ends here.
+                beside.finish()
+                beside.do(trained.copied(run, progress, parallel))
     if stopped:
         log.info("stopped by a signal after step %d of %d", progress.step, total)
-    return Outcome(progress.step, progress.metrics, stopped)
+    return Outcome(progress.step, progress.metrics, stopped, by_keyboard=stopped and interrupt.by_keyboard)
 
 
 def is_due(step: int, every: int | None) -> bool:
@@ -218,56 +219,25 @@ def validate(evaluate: Callable[[], dict[str, float]], average: WeightAverage | 
     return metrics
 
 
-def resume(
-    task: Task,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    average: WeightAverage | None,
-    run: RunFolder | None,
-    parallel: Parallel,
-) -> Progress:
-    """Put the run's newest whole checkpoint into task, optimizer, scaler and average, on every process the same."""
+def resume(trained: Trained, run: RunFolder | None, parallel: Parallel) -> Progress:
+    """Put the run's newest whole checkpoint into the objects, on every process the same."""
     step = None if run is None else parallel.on_main(run.checkpoints.latest_whole)
     if run is None or step is None:
         return Progress()
     checkpoint = run.checkpoints.load(step)
-    if average is not None and checkpoint.averaged is None:
+    if trained.average is not None and checkpoint.averaged is None:
         raise UnveilError(
             f"{run.checkpoints.folder(step)} holds no averaged weights, and an average cannot begin in the middle of a "
             "run: go on without ema_decay, or give --out another folder to start a new run"
         )
     try:
-        task.load_state_dict(checkpoint.weights)
-        load_state_by_name(optimizer, checkpoint.training["optimizer"])
-        if average is not None and checkpoint.averaged is not None:
-            average.load(checkpoint.averaged)
+        progress = trained.put_back(checkpoint)
     except (RuntimeError, ValueError) as error:
         raise UnveilError(
             f"{run.checkpoints.folder(step)} is of another network than this run builds: {error}"
         ) from error
-    if scaler.is_enabled():
-        scaler.load_state_dict(checkpoint.training["scaler"])
     log.info("going on after step %d", step)
-    return Progress(**checkpoint.training["progress"])
-
-
-def save(
-    run: RunFolder,
-    task: Task,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-    average: WeightAverage | None,
-    progress: Progress,
-    parallel: Parallel,
-) -> None:
-    """Write what `resume` reads, on the main process; all of them learn if it failed."""
-
-    def write() -> None:
-        training = {"optimizer": state_by_name(optimizer), "scaler": scaler.state_dict(), "progress": asdict(progress)}
-        averaged = None if average is None else average.state()
-        run.checkpoints.save(progress.step, task.state_dict(), training, averaged)
-
-    parallel.on_main(write)
+    return progress
 
 
 def describe_fault(what: str, step: int, names: Sequence[str], run: RunFolder | None) -> str:

@@ -13,8 +13,12 @@ from unveil.engine.task import HasTowers, Task
 OptimizerConfig = AdamWConfig | LARSConfig | LAMBConfig
 
 
-def build_optimizer(task: Task, config: OptimizerConfig, layer_decay: float | None = None) -> Optimizer:
+def build_optimizer(
+    task: Task, config: OptimizerConfig, layer_decay: float | None = None, *, divided: bool = False
+) -> Optimizer:
     """The optimizer over all trainable parameters of the task; AdamW as one fused kernel where the device has it.
+
+    `divided` (ZeRO stage 1): each process keeps the state of some parameters, steps these, and sends them to the rest.
 
     Not decayed (released code): vectors and scalars; with AdamW and LAMB also biases of any shape and the names in
     `task.no_weight_decay()`. Each group carries "lr_scale", by which the scheduled learning rate is multiplied:
@@ -36,36 +40,52 @@ def build_optimizer(task: Task, config: OptimizerConfig, layer_decay: float | No
                 weight_decay = decay if parameter.ndim > 1 and not by_name else 0.0
                 groups.setdefault((lr_scale, weight_decay), []).append((name, parameter))
     described: list[dict[str, Any]] = [
-        {"params": named, "weight_decay": weight_decay, "lr_scale": lr_scale}
+        {
+            "params": [parameter for _, parameter in named],
+            "param_names": [name for name, _ in named],
+            "weight_decay": weight_decay,
+            "lr_scale": lr_scale,
+        }
         for (lr_scale, weight_decay), named in groups.items()
     ]
+    kind: type[Optimizer]
+    settings: dict[str, Any]
     match config:
         case AdamWConfig():
             devices = {parameter.device.type for named in groups.values() for _, parameter in named}
-            return AdamW(
-                described,
-                lr=config.learning_rate,
-                betas=config.betas,
-                eps=config.epsilon,
-                fused=devices <= {"cpu", "cuda"},
+            kind, settings = (
+                AdamW,
+                {
+                    "betas": config.betas,
+                    "eps": config.epsilon,
+                    "fused": devices <= {"cpu", "cuda"},
+                },
             )
         case LARSConfig():
-            return LARS(
-                described,
-                lr=config.learning_rate,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
-                trust_coefficient=config.trust_coefficient,
+            kind, settings = (
+                LARS,
+                {
+                    "momentum": config.momentum,
+                    "weight_decay": config.weight_decay,
+                    "trust_coefficient": config.trust_coefficient,
+                },
             )
         case LAMBConfig():
-            return LAMB(
-                described,
-                lr=config.learning_rate,
-                betas=config.betas,
-                epsilon=config.epsilon,
-                weight_decay=config.weight_decay,
-                trust_ratio=config.trust_ratio,
+            kind, settings = (
+                LAMB,
+                {
+                    "betas": config.betas,
+                    "epsilon": config.epsilon,
+                    "weight_decay": config.weight_decay,
+                    "trust_ratio": config.trust_ratio,
+                },
             )
+    if divided:
+        # Loaded only where it is used: it takes a while to import.
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        return ZeroRedundancyOptimizer(described, optimizer_class=kind, lr=config.learning_rate, **settings)
+    return kind(described, lr=config.learning_rate, **settings)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
@@ -74,32 +94,48 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
-def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """The moments of each parameter under its name, so that they survive another order or grouping of parameters."""
+def parameters_by_name(optimizer: Optimizer, *, kept_here: bool = False) -> dict[str, Tensor]:
+    """All parameters, or those whose state this process keeps: all, unless the optimizer is divided among processes."""
+    own = {parameter for group in _own(optimizer).param_groups for parameter in group["params"]}
     return {
-        name: dict(optimizer.state[parameter])
+        name: parameter
         for group in optimizer.param_groups
         for name, parameter in zip(group["param_names"], group["params"], strict=True)
-        if parameter in optimizer.state
+        if not kept_here or parameter in own
     }
+
+
+def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
+    """The moments of each parameter under its name, so that they survive another order or grouping of parameters.
+
+    Of an optimizer that is divided among processes: those that this process keeps.
+    """
+    state = _own(optimizer).state
+    named = parameters_by_name(optimizer, kept_here=True)
+    return {name: dict(state[parameter]) for name, parameter in named.items() if parameter in state}
 
 
 def load_state_by_name(optimizer: Optimizer, state: dict[str, dict[str, Any]]) -> None:
     """Put back what `state_by_name` gave, on the device of each parameter.
 
     Raises:
-        ValueError: it belongs to other parameters.
+        ValueError: it belongs to other parameters than those whose state this process keeps.
     """
-    described = optimizer.state_dict()
-    numbers = {
-        name: number
-        for group in described["param_groups"]
-        for name, number in zip(group["param_names"], group["params"], strict=True)
-    }
-    foreign = set(state) - set(numbers)
+    names = {parameter: name for name, parameter in parameters_by_name(optimizer, kept_here=True).items()}
+    foreign = set(state) - set(names.values())
     if foreign:
         raise ValueError(f"the optimizer state is of other parameters: {sorted(foreign)[:5]}")
-    optimizer.load_state_dict(described | {"state": {numbers[name]: values for name, values in state.items()}})
+    own = _own(optimizer)
+    parameters = [parameter for group in own.param_groups for parameter in group["params"]]
+    by_number = {
+        number: state[names[parameter]] for number, parameter in enumerate(parameters) if names[parameter] in state
+    }
+    own.load_state_dict(own.state_dict() | {"state": by_number})
+
+
+def _own(optimizer: Optimizer) -> Optimizer:
+    """This process's part of it; ZeroRedundancyOptimizer has an optimizer within for that."""
+    return getattr(optimizer, "optim", optimizer)
 
 
 def _check_names(task: Task, listed: list[str], spared: set[str]) -> None:

@@ -1,26 +1,37 @@
-"""Several processes as one: set-up from torchrun's environment, wrapping, sums over all processes; and compilation."""
+"""Several processes as one: set-up from torchrun's environment, wrapping, sums over all processes."""
 
-import logging
 import os
-import shutil
-import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from unveil.config import UnveilError
-from unveil.engine.task import Task
+from unveil.config import EngineConfig, UnveilError
+from unveil.engine.task import Batch, Task
 
-log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+
+SECONDS_TO_FIND_OUT = 3.0
+"""Between the first process that finds another one missing and the last."""
+
+
+@runtime_checkable
+class Exchanging(Protocol):
+    """A task that averages its gradients over the processes as it goes backward."""
+
+    def __call__(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]: ...
+
+    def no_sync(self) -> AbstractContextManager:
+        """Backward passes inside it keep their gradients to themselves."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,12 @@ class Parallel:
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    group: dist.ProcessGroup | None = None
+    """The line on which this object's exchanges run; None = torch's own."""
+    background: dist.ProcessGroup | None = None
+    """A second one, on the processors' network."""
+    store: dist.Store | None = None
+    """Where they have found one another."""
 
     @staticmethod
     @contextmanager
@@ -63,9 +80,22 @@ class Parallel:
                 "torchrun, or unset WORLD_SIZE for one"
             )
         backend = "nccl" if kind == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timeout, device_id=chosen if kind == "cuda" else None)
+        found, rank, _ = next(rendezvous("env://", timeout=timeout))
+        store = _of_this_attempt(found)
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=world_size,
+            timeout=timeout,
+            device_id=chosen if kind == "cuda" else None,
+        )
+        # Writing may take long; that a process has died the others notice at once all the same.
+        background = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
         try:
-            yield Parallel(chosen, rank=dist.get_rank(), world_size=world_size)
+            parallel = Parallel(chosen, rank, world_size, background=background, store=store)
+            with parallel.naming():
+                yield parallel
         except BaseException:
             # Leaving an NCCL group in order waits for processes that may never come.
             if backend == "gloo":
@@ -78,37 +108,89 @@ class Parallel:
         """Whether this process writes and prints."""
         return self.rank == 0
 
-    def wrap(self, task: Task, kind: Literal["ddp"]) -> Callable[..., dict[str, tuple[Tensor, Tensor]]]:
-        """The task as it is to be called in training: gradients are averaged over the processes in its backward."""
+    def aside(self) -> "Parallel":
+        """The same processes on their second line, for a thread: its exchanges must not mix with those of training."""
+        return replace(self, group=self.background)
+
+    def shards(self, settings: EngineConfig) -> bool:
+        """Whether the weights are divided among the processes."""
+        return settings.parallel == "fsdp" and self.world_size > 1
+
+    def divides_optimizer(self, settings: EngineConfig) -> bool:
+        """Whether the optimizer's state is, while the weights are not."""
+        return settings.parallel == "zero1" and self.world_size > 1
+
+    def wrap(self, task: Task, settings: EngineConfig) -> Callable[[Batch], dict[str, tuple[Tensor, Tensor]]]:
+        """The task as it is to be called in training: gradients are averaged over the processes in its backward.
+
+        All processes have the first one's weights from then on, and wait for the others as long as the settings say.
+        Under fsdp the parameters are replaced by their pieces: build the optimizer from the task afterwards.
+
+        Raises:
+            UnveilError: a task or a group that cannot be sharded.
+        """
         if self.world_size == 1:
             return task
-        match kind:
-            case "ddp":
-                on_gpu = self.device.type == "cuda"
-                return DistributedDataParallel(
-                    cast(nn.Module, task),
-                    device_ids=[self.device.index] if on_gpu else None,
-                    gradient_as_bucket_view=True,
-                )
-        raise ValueError(f"no such kind of parallelism: {kind}")
+        timeout = timedelta(minutes=settings.timeout_minutes)
+        set_timeout(timeout, None)
+        if self.shards(settings):
+            from unveil.engine.sharding import Sharded
+
+            group = settings.shard_group or self.world_size
+            return Sharded(task, self.device, group=group, reshard=settings.reshard_after_forward, timeout=timeout)
+        on_gpu = self.device.type == "cuda"
+        return DistributedDataParallel(
+            cast(nn.Module, task), device_ids=[self.device.index] if on_gpu else None, gradient_as_bucket_view=True
+        )
 
     def gradients_combined(self, module: Callable[..., Any], *, now: bool) -> AbstractContextManager:
         """A backward pass inside it exchanges gradients with the other processes, or, if not `now`, keeps them here."""
-        return nullcontext() if now or not isinstance(module, DistributedDataParallel) else module.no_sync()
+        return nullcontext() if now or not isinstance(module, Exchanging) else module.no_sync()
+
+    @contextmanager
+    def naming(self, place: Callable[[], str] = str) -> Iterator[None]:
+        """Say who waited, and at which place, when an exchange with the other processes fails inside the block.
+
+        Raises:
+            UnveilError: another process has died, or did not come in time. (NCCL's own watchdog ends a process of
+                GPUs before it comes to that, and names its rank and the exchange.)
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in reason):
+                raise
+            silent = " and ".join(f"process {rank}" for rank in self._silent()) or "the others"
+            raise UnveilError(
+                f"process {self.rank} of {self.world_size} lost {silent}{place()}: dead, or hanging ({reason}). The "
+                "same command goes on from the last checkpoint; torchrun --max-restarts gives it by itself"
+            ) from error
+
+    def _silent(self) -> list[int]:
+        """The ranks of those that have not, like this process and shortly after it, found that somebody is missing."""
+        assert self.store is not None
+        try:
+            self.store.set(f"waits in vain: {self.rank}", "")
+            time.sleep(SECONDS_TO_FIND_OUT)
+            return [rank for rank in range(self.world_size) if not self.store.check([f"waits in vain: {rank}"])]
+        except RuntimeError:
+            # It was with the process that died.
+            return []
 
     def sum_(self, tensors: Tensor | dict[str, Tensor]) -> None:
         """Replace each tensor by its sum over all processes."""
         if self.world_size == 1:
             return
         for tensor in [tensors] if isinstance(tensors, Tensor) else tensors.values():
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self.group)
 
     def gather(self, value: Answer) -> list[Answer]:
         """Every process's value, by rank."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def on_main(self, action: Callable[[], Answer]) -> Answer:
@@ -125,37 +207,50 @@ class Parallel:
                 outcome[0] = action()
             except UnveilError as error:
                 outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0)
+        dist.broadcast_object_list(outcome, src=0, group=self.group)
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
 
-    def barrier(self) -> None:
-        """Wait for all processes."""
-        if self.world_size > 1:
-            dist.barrier()
+    def on_all(self, action: Callable[[], Answer]) -> list[Answer]:
+        """Let every process act; all get all answers, by rank, which must be picklable.
+
+        Raises:
+            UnveilError: on every process, if the action raised it on any.
+        """
+        outcome: list[Any] = [None, None]
+        try:
+            outcome[0] = action()
+        except UnveilError as error:
+            outcome[1] = error
+        outcomes = self.gather(outcome)
+        failure = next((error for _, error in outcomes if error is not None), None)
+        if failure is not None:
+            raise failure
+        return [answer for answer, _ in outcomes]
 
 
-def use_deterministic_kernels() -> None:
-    """From here on, CUDA operations with several algorithms take one whose result does not vary.
+def _of_this_attempt(store: dist.Store) -> dist.Store:
+    """The place where processes find one another, without what those of an earlier attempt have left there.
 
-    Call it before the first GPU work of the process: cuBLAS reads its setting once.
+    torchrun gives the processes that it starts again the same place, in which the addresses of the dead still are. On
+    one machine it tells which attempt this is; several machines count their own.
+
+    Raises:
+        UnveilError: torchrun may start processes again on several machines.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+        raise UnveilError(
+            "torchrun --max-restarts on several machines would lead processes that it starts again to dead ones; set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, on every machine"
+        )
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def compile_task(task: Task, device: torch.device) -> None:
-    """Compile the task, or say why it stays as it is: generated code needs a compiler to become a program."""
-    variable, usual = ("CC", ("gcc", "clang", "cc")) if device.type == "cuda" else ("CXX", ("g++", "clang++", "c++"))
-    candidates = [os.environ[variable]] if os.environ.get(variable) else usual
-    found = next((candidate for candidate in candidates if shutil.which(candidate)), None)
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    if found is None:
-        log.warning("torch.compile needs a compiler and finds none (%s): going on without it", ", ".join(candidates))
-    elif not header.exists():
-        log.warning("torch.compile needs Python's header files and %s is missing: going on without it", header)
-    else:
-        # Left to itself, torch looks for some of these names only.
-        os.environ[variable] = found
-        task.compile_()
+def set_timeout(timeout: timedelta, group: dist.ProcessGroup | None) -> None:
+    """How long exchanges in the group (None = that of all) wait from now on."""
+    # Before torch 2.14 it has another name.
+    change = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+    change(timeout, group)

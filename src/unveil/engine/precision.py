@@ -25,7 +25,9 @@ class Precision:
 
     def autocast(self) -> AbstractContextManager:
         """Inside it, matrix products run in this format."""
-        return torch.autocast(self.device.type, DTYPES.get(self.format), enabled=self.format != "fp32")
+        # Each weight is used once in a pass: a cache would only keep its 16-bit copy until the end of it.
+        dtype, enabled = DTYPES.get(self.format), self.format != "fp32"
+        return torch.autocast(self.device.type, dtype, enabled=enabled, cache_enabled=False)
 
     def gradient_scaler(self, window: int) -> torch.amp.GradScaler:
         """Dynamic loss scaling for fp16 from 2^16 on (released code), doubled after `window` steps without an overflow.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float64
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from unveil.engine.parallel import Parallel
+from unveil.engine.pieces import is_sharded
 from unveil.engine.precision import Precision
 from unveil.engine.task import Batch, RelatesSamples, Task, move
 
@@ -66,6 +67,8 @@ def finish_gradients(parameters: Sequence[nn.Parameter], factor: Tensor, limit: 
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     torch._foreach_mul_(gradients, factor)
     norm = get_total_norm(gradients)
+    if is_sharded(norm):
+        norm = cast(Any, norm).full_tensor()
     if limit is not None:
         clip_grads_with_norm_(parameters, limit, norm)
     return norm

@@ -43,6 +43,13 @@ class Task(Protocol):
         """Names of parameters that are not decayed, beside biases and vectors."""
         ...
 
+    def shard_units(self) -> Sequence[nn.Module]:
+        """The pieces whose weights fsdp gathers together and gives back again: blocks, none within another.
+
+        Their weights must be asked for in their own forward alone.
+        """
+        ...
+
     def compile_(self) -> None:
         """Compile what does the arithmetic."""
         ...

@@ -6,9 +6,9 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unveil.config import TextConfig, UnveilError
+from unveil.models.recomputation import run_block
 from unveil.models.transformer import Block
 
 
@@ -55,11 +55,8 @@ class TextTower(nn.Module):
         if length > self.config.context_length:
             raise UnveilError(f"texts of {length} tokens do not fit a text tower of {self.config.context_length}")
         states = self.token_embedding(tokens) + self.positional_embedding[:length]
-        for block in self.blocks:
-            if self.config.activation_checkpointing and torch.is_grad_enabled():
-                states = checkpoint(block, states, use_reentrant=False, preserve_rng_state=False)
-            else:
-                states = block(states)
+        for number, block in enumerate(self.blocks):
+            states = run_block(block, number, self.config.activation_checkpointing, states)
         ends = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=1)]
         return self.projection(self.norm(ends))
 

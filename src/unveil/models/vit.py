@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from unveil.config import UnveilError, ViTConfig
-from unveil.models.transformer import Block, RelativePositionBias
+from unveil.models.recomputation import run_block
+from unveil.models.transformer import Block, RelativePositionBias, take
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class Features:
     cls: Float[Tensor, "b d"]
     """The cls token after the final norm."""
     patches: Float[Tensor, "b n d"]
-    """The patch tokens after the final norm, row by row; with `kept` only those, in its order."""
+    """The patch tokens after the final norm, row by row; with `kept` or `only` only those, in its order."""
     grid: tuple[int, int]
-    """Rows and columns of patches: n = rows * columns, without `kept`."""
-    intermediates: dict[int, Float[Tensor, "b t d"]]
-    """Tokens, cls first, as block i of those asked for leaves them."""
+    """Rows and columns of patches: n = rows * columns, without `kept` and `only`."""
+    intermediates: dict[int, Float[Tensor, "b _ d"]]
+    """Tokens, cls first, as block i of those asked for leaves them; the last with `only` as few as that."""
     levels: dict[int, Float[Tensor, "b d h w"]]
     """Feature maps by stride in pixels, where asked for: a plain ViT has one, its patch tokens as an image."""
     attention: dict[int, Float[Tensor, "b heads t t"]]
@@ -149,8 +149,7 @@ class ViT(nn.Module):
         cls = self.cls_token.expand(images.shape[0], -1, -1)
         tokens = torch.cat((cls, patches), dim=1) + positions
         if kept is not None:
-            places = torch.cat((torch.zeros_like(kept[:, :1]), 1 + kept), dim=1)
-            tokens = tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
+            tokens = take(tokens, _places_with_cls(kept))
         return self.norm_pre(tokens)
 
     def finish(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
@@ -163,6 +162,7 @@ class ViT(nn.Module):
         mask: Bool[Tensor, "b n"] | None = None,
         *,
         kept: Int64[Tensor, "b k"] | None = None,
+        only: Int64[Tensor, "b m"] | None = None,
         drop_path_noise: Float[Tensor, "b depth 2"] | None = None,
         need: tuple[str, ...] = (),
     ) -> Features:
@@ -173,6 +173,8 @@ class ViT(nn.Module):
             mask: True = hidden.
             kept: Numbers of the patches that go through the blocks; None = all, which "levels" and relative positions
                 need.
+            only: Numbers of the patches whose features are wanted: all go through the blocks, but of the others the
+                last block computes keys and values alone. None = all, which "levels" and `kept` need.
             drop_path_noise: Uniform in [0, 1) for each sample, block and branch; None keeps every branch.
             need: What is wanted beside cls and patches: "blocks.3" (tokens as block 3 leaves them), "blocks.3.attn"
                 (its attention), "levels" (feature maps).
@@ -184,6 +186,9 @@ class ViT(nn.Module):
         wanted_tokens, wanted_attention, wants_levels = self._parse(need)
         if kept is not None and (wants_levels or self.rel_pos_bias is not None):
             raise UnveilError("feature maps and relative positions need all patches: turn patch dropout off")
+        if only is not None and (wants_levels or kept is not None):
+            raise ValueError("features of some patches only make no feature map, and go with no patch dropout")
+        wanted_places = None if only is None else _places_with_cls(only)
         intermediates: dict[int, Tensor] = {}
         attention: dict[int, Tensor] = {}
         grid = self.grid_of(images)
@@ -193,10 +198,8 @@ class ViT(nn.Module):
             if i in wanted_attention:
                 attention[i] = block.attn.attention_map(block.norm1(tokens), bias)
             noise = None if drop_path_noise is None else drop_path_noise[:, i]
-            if self.config.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, noise, bias, use_reentrant=False, preserve_rng_state=False)
-            else:
-                tokens = block(tokens, noise, bias)
+            places = wanted_places if i == len(self.blocks) - 1 else None
+            tokens = run_block(block, i, self.config.activation_checkpointing, tokens, noise, bias, places)
             if i in wanted_tokens:
                 intermediates[i] = tokens
         tokens = self.finish(tokens)
@@ -245,6 +248,11 @@ class ViT(nn.Module):
     def shard_units(self) -> list[nn.Module]:
         """The pieces that sharding and recomputation treat as wholes."""
         return list(self.blocks)
+
+
+def _places_with_cls(patches: Int64[Tensor, "b k"]) -> Int64[Tensor, "b t"]:
+    """Where the tokens of these patches are, after cls."""
+    return F.pad(patches + 1, (1, 0))
 
 
 def resize_positions(

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from unveil.build.classification import build_classification, training_view
 from unveil.build.common import build_training_loader
-from unveil.build.pretraining import Pretext, build_pretext, view_and_collate
+from unveil.build.pretraining import Pretext, build_pretext, training_steps
 from unveil.config import ClassificationConfig, ClipTarget, MaskedTokenPrediction, PretrainConfig, TimmTarget
-from unveil.data.loader import TrainingLoader
 from unveil.data.sources.base import Source
 from unveil.engine import Batch, Parallel, Precision, build_optimizer
 from unveil.engine.averaging import WeightAverage
-from unveil.engine.parallel import compile_task
+from unveil.engine.compilation import compile_task
 from unveil.engine.step import finish_gradients
 from unveil.engine.task import move
+from unveil.models.vit import ViT
 from unveil.planning.cost import FULL
 from unveil.planning.matrix_rate import matrix_rate, wait_for
 from unveil.planning.networks import network_cost
@@ -87,7 +87,7 @@ def bench(
         torch.cuda.reset_peak_memory_stats(parallel.device)
     stepper = _Stepper(config, source, parallel, on_timm=on_timm)
     several = parallel.world_size > 1
-    batches = stepper.loader.steps(0, warm_up + (3 if several else 2) * steps)
+    batches = stepper.steps(0, warm_up + (3 if several else 2) * steps)
     for _ in range(warm_up):
         stepper.step(batches)
     whole = [_timed(lambda: stepper.step(batches), parallel.device) for _ in range(steps)]
@@ -135,20 +135,25 @@ class _Stepper:
         self.parallel = parallel
         self.precision = Precision.of(config.engine.precision, parallel.device)
         self.scaler = self.precision.gradient_scaler(config.engine.loss_scale_window)
-        task, self.loader = _task_and_loader(config, source, parallel, on_timm=on_timm)
+        task, self.steps = _task_and_steps(config, source, parallel, on_timm=on_timm)
         self.teacher_seconds = 0.0
         self.split = False
         self._watch_teacher(task)
         self.task: Any = task
         task.to(parallel.device)
         task.train()
-        self.optimizer = build_optimizer(task, config.optimization.optimizer, config.optimization.layer_decay)
+        self.module = parallel.wrap(task, config.engine)
+        self.optimizer = build_optimizer(
+            task,
+            config.optimization.optimizer,
+            config.optimization.layer_decay,
+            divided=parallel.divides_optimizer(config.engine),
+        )
         self.parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
-        self.module = parallel.wrap(task, config.engine.parallel)
         decay = getattr(config, "ema_decay", None)
         self.average = None if decay is None else WeightAverage(task, decay)
         if config.engine.compile:
-            compile_task(task, parallel.device)
+            compile_task(task, parallel.device, sharded=parallel.shards(config.engine))
 
     def step(self, batches: Iterator[list[Batch]], *, split: bool = False, exchange: bool = True) -> dict[Phase, float]:
         """One step; with `split` the seconds of its parts, each waited for."""
@@ -192,14 +197,14 @@ class _Stepper:
         name = next((name for name in ("targets", "codes") if hasattr(task, name)), None)
         if name is None:
             return
-        ask: Callable[[Batch], Tensor] = getattr(task, name)
+        ask: Callable[..., Tensor] = getattr(task, name)
 
-        def timed(batch: Batch) -> Tensor:
+        def timed(*question: Any) -> Tensor:
             if not self.split:
-                return ask(batch)
+                return ask(*question)
             wait_for(self.parallel.device)
             began = time.perf_counter()
-            answer = ask(batch)
+            answer = ask(*question)
             wait_for(self.parallel.device)
             self.teacher_seconds += time.perf_counter() - began
             return answer
@@ -231,15 +236,16 @@ def _timed(action: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _task_and_loader(
+def _task_and_steps(
     config: Trained, source: Source, parallel: Parallel, *, on_timm: bool
-) -> tuple[Pretext | Classification, TrainingLoader]:
+) -> tuple[Pretext | Classification, Callable[[int, int], Iterator[list[Batch]]]]:
     task: Pretext | Classification
+    steps: Callable[[int, int], Iterator[list[Batch]]]
     if isinstance(config, ClassificationConfig):
         task = build_classification(config)
-        loader = build_training_loader(
-            config, source, training_view(config), collate_labelled, parallel, paired=config.augmentation.mixes
-        )
+        view = training_view(config, config.model.image_size)
+        paired = config.augmentation.mixes
+        steps = build_training_loader(config, source, view, collate_labelled, parallel, paired=paired).steps
     else:
         target = tokenizer = None
         if isinstance(config.objective, MaskedTokenPrediction):
@@ -248,8 +254,8 @@ def _task_and_loader(
             target = stand_in_target(config.target, config.model)
         task = pretext = build_pretext(config, target=target, tokenizer=tokenizer)
         pretext.target.to(parallel.device)
-        view, collate = view_and_collate(config, pretext)
-        loader = build_training_loader(config, source, view, collate, parallel)
+        steps = training_steps(config, pretext, source, parallel)
     if on_timm:
+        assert isinstance(task.backbone, ViT)
         use_timm_blocks(task.backbone)
-    return task, loader
+    return task, steps

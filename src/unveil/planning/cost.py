@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from unveil.config import TextConfig, ViTConfig
+from unveil.config.model import recomputes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class Storage:
     stream: Literal[2, 4]
     """Bytes of a number in the sum that runs through the blocks."""
     attention: Literal["fused", "written_out", "published"]
-    """"fused": no table of tokens x tokens is kept. "written_out": its softmax in float32, and rounded. "published":
-    the same, and queries and keys in float32 beside it (released code: `qk_float`)."""
+    """"fused": no table of tokens x tokens is kept. "written_out": its softmax. "published": that in float32, and
+    rounded, and queries and keys in float32 beside it (released code: `qk_float`)."""
 
 
 FULL = Storage(number=4, stream=4, attention="fused")
@@ -77,56 +78,76 @@ def linear(
     )
 
 
-def block(config: ViTConfig | TextConfig, tokens: int, storage: Storage) -> Cost:
-    """One pre-norm block that learns, on `tokens` tokens of a sample."""
+def block(config: ViTConfig | TextConfig, tokens: int, storage: Storage, *, wanted: int | None = None) -> Cost:
+    """One pre-norm block that learns, on `tokens` tokens of a sample. All or `wanted` of them look and are answered."""
     width, mlp, number = config.width, config.mlp_width, storage.number
+    looking = tokens if wanted is None else wanted
     biases = {"query_and_value": 2 * width, "all": 3 * width, "none": 0}[config.qkv_bias]
     scales = 0 if config.layer_scale is None else 2 * width
     vectors = Cost(parameters=4 * width + biases + scales, learned=4 * width + biases + scales)
     # Queries with keys, and attention with values; backward each takes two products.
-    once = 4 * tokens * tokens * width
-    attention = Cost(forward=once, backward=2 * once, saved=_attention_saved(config, tokens, storage))
+    once = 4 * looking * tokens * width
+    attention = Cost(forward=once, backward=2 * once, saved=_attention_saved(config, tokens, looking, storage))
     # Both norms keep their input in float32, with its mean and deviation.
-    norms = Cost(saved=tokens * 2 * (4 * width + 8))
+    norms = Cost(saved=(tokens + looking) * (4 * width + 8))
+    inputs = linear(tokens, width, 3 * width, bias=False, saved=tokens * number * width)
+    if wanted is not None:
+        # Choosing some of the normed tokens keeps all of them.
+        inputs = linear(tokens, width, 2 * width, bias=False, saved=tokens * (number + 4) * width)
+        inputs += linear(looking, width, width, bias=False, saved=looking * number * width)
     activated = 2 if config.activation == "gelu" else 3
     return (
         vectors
         + norms
         + attention
-        + linear(tokens, width, 3 * width, bias=False, saved=tokens * number * width)
-        + linear(tokens, width, width, saved=tokens * number * width)
-        + linear(tokens, width, mlp, saved=tokens * number * width)
-        + linear(tokens, mlp, width, saved=tokens * number * mlp * activated)
-        + Cost(saved=tokens * number * scales)
+        + inputs
+        + linear(looking, width, width, saved=looking * number * width)
+        + linear(looking, width, mlp, saved=looking * number * width)
+        + linear(looking, mlp, width, saved=looking * number * mlp * activated)
+        + Cost(saved=looking * number * scales)
     )
 
 
-def _attention_saved(config: ViTConfig | TextConfig, tokens: int, storage: Storage) -> int:
+def _attention_saved(config: ViTConfig | TextConfig, tokens: int, looking: int, storage: Storage) -> int:
     """Queries, keys, values, and what stands for their softmax."""
-    table = config.heads * tokens * tokens
+    table = config.heads * looking * tokens
     match storage.attention:
         case "fused":
-            return tokens * (3 * storage.number * config.width + 4 * config.heads)
+            return (looking + 2 * tokens) * storage.number * config.width + looking * 4 * config.heads
         case "written_out":
-            return tokens * 3 * storage.number * config.width + table * (4 + storage.number)
+            return (looking + 2 * tokens) * storage.number * config.width + table * storage.number
         case "published":
             return tokens * (4 + 4 + storage.number) * config.width + table * (4 + storage.number)
 
 
 def blocks(
-    config: ViTConfig | TextConfig, tokens: int, storage: Storage, *, depth: int | None = None, frozen: int = 0
+    config: ViTConfig | TextConfig,
+    tokens: int,
+    storage: Storage,
+    *,
+    depth: int | None = None,
+    frozen: int = 0,
+    wanted: int | None = None,
 ) -> Cost:
     """`depth` blocks (left out: all), of which the first `frozen` neither learn nor pass gradients on.
 
-    With activation checkpointing each keeps its input only.
+    With activation checkpointing a block keeps its input only (the selective one more). With `wanted` the last, which
+    must learn, answers only so many tokens.
     """
     depth = config.depth if depth is None else depth
     frozen = min(frozen, depth)
-    one = block(config, tokens, storage)
-    kept = storage.stream * tokens * config.width if config.activation_checkpointing else one.saved
-    learning = _times(replace(one, saved=kept), depth - frozen)
-    if config.activation_checkpointing and depth > frozen:
-        learning += Cost(recomputed=one.saved)
+    one, last = block(config, tokens, storage), block(config, tokens, storage, wanted=wanted)
+    learning = Cost()
+    for number in range(frozen, depth):
+        learns = last if number == depth - 1 else one
+        if recomputes(config.activation_checkpointing, number):
+            kept = storage.stream * tokens * config.width
+            if config.activation_checkpointing == "selective":
+                # What the three products and the attention of each branch answer.
+                kept += storage.number * tokens * (6 * config.width + config.mlp_width)
+            learning += replace(learns, saved=kept) + Cost(recomputed=learns.saved)
+        else:
+            learning += learns
     return learning + _times(Cost(parameters=one.parameters, forward=one.forward), frozen)
 
 
@@ -144,6 +165,7 @@ def vit(
     final_norm: bool = True,
     channels: int = 3,
     seen: int | None = None,
+    only: int | None = None,
     image_learns: bool = False,
     frozen: int = 0,
     patch_embedding_learns: bool = True,
@@ -152,6 +174,7 @@ def vit(
 
     Args:
         seen: patches that go through the blocks; None: all.
+        only: patches whose features are wanted, for which alone the last block computes all that it does; None: all.
         image_learns: its input comes from other layers, which need its gradient.
         frozen: layers from the input side that do not learn: 1 = the embeddings, 2 = also the first block.
         patch_embedding_learns: the patch embedding alone, where `frozen` is 0.
@@ -175,8 +198,9 @@ def vit(
     total += Cost(parameters=positions, learned=0 if frozen else positions)
     if config.norm_before_blocks:
         total += norm(width, tokens, learns=not frozen)
-    total += blocks(config, tokens, storage, frozen=max(0, frozen - 1))
-    return total + norm(width, tokens) if final_norm else total
+    wanted = None if only is None else 1 + only
+    total += blocks(config, tokens, storage, frozen=max(0, frozen - 1), wanted=wanted)
+    return total + norm(width, wanted or tokens) if final_norm else total
 
 
 def text_tower(config: TextConfig, storage: Storage, *, frozen: int = 0) -> Cost:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from unveil.data.decode import decode_image
-from unveil.data.sources.base import Sample
+from unveil.data.sources.base import Encoded, Sample
 
 DIFFERENT = 32
 """Images that are drawn; more samples are these again."""
@@ -34,6 +34,9 @@ class ExampleImages:
         name = f"example {index}"
         image = decode_image(self._files[index % len(self._files)], name)
         return Sample(image=image, name=name, label=index % self.classes, index=index)
+
+    def encoded(self, index: int) -> Encoded:
+        return Encoded(self._files[index % len(self._files)], f"example {index}.jpg", index % self.classes)
 
     def digest(self) -> dict[str, dict[str, Any]]:
         return {"examples": {"count": self.count, "sha256": ""}}

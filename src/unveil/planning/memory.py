@@ -55,18 +55,20 @@ def memory(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | N
     """
     published = setting.layout == "as-published"
     fixed = _fixed(config, setting, network, teacher)
-    gradients = (2 if published else 4) * network.learned // (setting.gpus if setting.parallel == "fsdp" else 1)
-    # DDP's buckets stay where they are between steps; DeepSpeed and a single GPU let gradients go.
-    held = gradients if setting.accumulation > 1 or (not published and setting.gpus > 1) else 0
+    whole = (2 if published else 4) * network.learned
+    gradients = whole // (setting.gpus if setting.parallel == "fsdp" else 1)
+    # DDP's buckets stay where they are between steps; DeepSpeed and a single GPU let gradients go. Those of earlier
+    # micro-batches are whole under FSDP, too.
+    held = whole if setting.accumulation > 1 else gradients if not published and setting.gpus > 1 else 0
     activations = setting.micro_batch * network.saved
     gathered = _gathered(setting, config, network, storage)
-    copies = _copies(setting, network, storage)
+    copies = 0 if network.recomputed else _copies(setting, network, storage)
     forward_is_through = Memory(**fixed, gradients=held, activations=activations, buffers=gathered + copies)
     last_block = Memory(
         **fixed,
         gradients=held,
         activations=activations + setting.micro_batch * network.recomputed,
-        buffers=gathered + (0 if network.recomputed else copies) + _one_layer(config, setting, storage),
+        buffers=gathered + copies + _one_layer(config, setting, storage),
     )
     backward_is_through = Memory(
         **fixed,
@@ -80,7 +82,6 @@ def memory(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | N
 def _fixed(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | None) -> dict[str, int]:
     everywhere = setting.gpus if setting.parallel == "fsdp" else 1
     optimizer_parts = 1 if setting.parallel == "ddp" else setting.gpus
-    teachers = 0 if teacher is None else teacher.weight_bytes
     averaged = network.learned if getattr(config, "ema_decay", None) is not None else 0
     if setting.layout == "as-published":
         # float16, beside it float32 weights and both moments in the optimizer.
@@ -88,13 +89,13 @@ def _fixed(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | N
             "parameters": 2 * network.parameters,
             "optimizer": 12 * network.learned // optimizer_parts,
             "average": 2 * averaged,
-            "teacher": teachers,
+            "teacher": 0 if teacher is None else 4 * teacher.parameters,
         }
     return {
         "parameters": 4 * network.parameters // everywhere,
         "optimizer": _state_bytes(config) * network.learned // optimizer_parts,
         "average": 4 * averaged // everywhere,
-        "teacher": teachers,
+        "teacher": 0 if teacher is None else teacher.weight_bytes,
     }
 
 
@@ -108,18 +109,17 @@ def _state_bytes(config: AnyRun) -> int:
 
 
 def _copies(setting: Setting, network: Cost, storage: Storage) -> int:
-    """Autocast's 16-bit copies of the weights, with which backward multiplies; it makes them anew where activations are
-    recomputed. Sharded weights are gathered as such."""
-    casts = setting.layout == "ours" and storage.number == 2 and setting.parallel != "fsdp"
+    """Autocast's 16-bit copies of the weights, with which backward multiplies; where activations are recomputed, each
+    is made anew and lasts no longer than its product."""
+    casts = setting.layout == "ours" and storage.number == 2
     return 2 * network.matrices if casts else 0
 
 
 def _gathered(setting: Setting, config: AnyRun, network: Cost, storage: Storage) -> int:
-    """Under FSDP: the block whose turn it is and the next one, whole, and the gradient of one in float32."""
+    """Under FSDP: the block whose turn it is and the next one, whole, and the gradient of one; all in float32."""
     if setting.parallel != "fsdp" or setting.gpus == 1:
         return 0
-    unit = block(backbone_of(config), 1, storage).parameters
-    return unit * (2 * storage.number + 4)
+    return 3 * 4 * block(backbone_of(config), 1, storage).parameters
 
 
 def _one_layer(config: AnyRun, setting: Setting, storage: Storage) -> int:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unveil.config import (
-    BlockMasking,
     ClassificationConfig,
     ContrastiveConfig,
     FeatureDistillation,
@@ -12,14 +11,13 @@ from unveil.config import (
     MaskedTokenPrediction,
     PretrainConfig,
     ProbeConfig,
-    RandomMasking,
     TowerOptimization,
     VectorQuantizedDistillation,
     ViTConfig,
 )
 from unveil.config.resolve import AnyRun
 from unveil.planning.cost import Cost, Storage, blocks, linear, norm, only_forward, text_tower, vit
-from unveil.planning.teachers import Teacher
+from unveil.planning.teachers import Teacher, hidden_patches
 
 
 def network_cost(config: AnyRun, storage: Storage, teacher: Teacher | None, classes: int) -> Cost:
@@ -42,32 +40,23 @@ def network_cost(config: AnyRun, storage: Storage, teacher: Teacher | None, clas
             return _contrastive(config, storage)
 
 
-def hidden_patches(config: PretrainConfig) -> int:
-    """Most patches that the masking hides: the length of the padded list, at which the head and the loss work.
-
-    The sum of `unveil.pretext.masking`, which needs torch.
-    """
-    patches = config.model.grid[0] * config.model.grid[1]
-    match config.masking:
-        case BlockMasking(count=int() as count):
-            return count
-        case BlockMasking(ratio=ratio) | RandomMasking(ratio=ratio):
-            return max(round(ratio * patches), 1)
-
-
 def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> Cost:
     model, dim = config.model, teacher.dim
     width, patches = model.width, model.grid[0] * model.grid[1]
     # The crops of student and teacher as bytes, and the student's as the floats that its patch embedding is given.
     images = Cost(saved=3 * model.image_size**2 + 3 * teacher.own_view**2)
+    # The released code computes the last block for all patches.
+    only = None if storage.attention == "published" else hidden_patches(config)
     match config.objective:
         case MaskedRegression():
             hidden = hidden_patches(config)
-            gathered = Cost(saved=patches * 4 * width)
             head = linear(hidden, width, dim, saved=hidden * storage.number * width)
-            # Prediction, its unit vector and the target's in float32; targets of all patches, and of the hidden ones.
-            loss = Cost(saved=hidden * 4 * 4 * dim + patches * 4 * dim)
-            return images + vit(model, storage, mask_token=True) + gathered + head + loss
+            # Prediction, its unit vector, the target and its unit vector in float32.
+            loss = Cost(saved=hidden * 4 * 4 * dim)
+            if only is None:
+                # Features and targets of all patches, out of which it takes the hidden ones.
+                loss += Cost(saved=patches * 4 * (width + dim))
+            return images + vit(model, storage, mask_token=True, only=only) + head + loss
         case FeatureDistillation():
             head = linear(patches, width, dim, saved=patches * storage.number * width)
             loss = Cost(saved=patches * 3 * 4 * dim)
@@ -75,7 +64,8 @@ def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> 
         case VectorQuantizedDistillation():
             return images + vit(model, storage) + _tokenizer(config, config.objective, storage, dim)
         case MaskedTokenPrediction():
-            return images + vit(model, storage, mask_token=True) + _token_head(config, config.objective, storage, dim)
+            network = vit(model, storage, mask_token=True, only=only)
+            return images + network + _token_head(config, config.objective, storage, dim)
 
 
 def _tokenizer(config: PretrainConfig, objective: VectorQuantizedDistillation, storage: Storage, dim: int) -> Cost:
@@ -98,13 +88,12 @@ def _token_head(config: PretrainConfig, objective: MaskedTokenPrediction, storag
     width, tokens = model.width, 1 + model.grid[0] * model.grid[1]
     # Beside the vectors, the logarithms of all codes' probabilities.
     head = linear(hidden, width, codes, saved=hidden * (storage.number * width + 4 * codes))
-    gathered = Cost(saved=(tokens - 1) * 4 * width)
     if objective.aggregation is None:
-        return gathered + head
+        return head
     shared = replace(head, parameters=0, learned=0, matrices=0)
-    norm_again = Cost(saved=norm(width, tokens).saved)
+    norm_again = Cost(saved=norm(width, hidden).saved)
     more = blocks(replace(model, activation_checkpointing=False), tokens, storage, depth=objective.aggregation.depth)
-    return gathered + head + more + norm_again + gathered + shared
+    return head + more + norm_again + shared
 
 
 def _classification(config: ClassificationConfig, storage: Storage, classes: int) -> Cost:

@@ -107,7 +107,9 @@ def plan(
         images = config.optimization.steps * config.optimization.global_batch_size
     classes = classes or len(getattr(config, "classes", ())) or classes_of(config.recipe)
     resolved = _resolved(config, gpus, images)
-    teacher = teacher_of(resolved) if isinstance(resolved, PretrainConfig) else None
+    teacher = None
+    if isinstance(resolved, PretrainConfig):
+        teacher = teacher_of(resolved, for_all=layout == "as-published")
     candidates = list(_layouts(resolved, gpus, gpu, layout, teacher, classes))
     cheapest = next((found for found in candidates if found.fits), None)
     assert resolved.optimization.steps is not None
@@ -189,7 +191,7 @@ def _cost(config: AnyRun, layout: Layout, teacher: Teacher | None, classes: int)
 
 
 def _checkpoints(config: AnyRun) -> bool:
-    return backbone_of(config).activation_checkpointing
+    return backbone_of(config).activation_checkpointing is not False
 
 
 def _with_checkpointing(config: AnyRun, on: bool) -> AnyRun:

@@ -12,7 +12,7 @@ from unveil.config import ClipTarget, TimmTarget, UnveilError, VectorQuantizedDi
 from unveil.models.vit import ViT
 from unveil.planning.teachers import CLIP_TOWERS, Teacher, Tower, tokenizer_recipe
 from unveil.pretext.codebook import Codebook
-from unveil.pretext.targets.base import Target
+from unveil.pretext.targets.base import SelectiveTarget, Target
 from unveil.pretext.targets.build import build_target
 from unveil.pretext.targets.clip import ClipTeacher
 from unveil.pretext.targets.codes import FrozenTokenizer, load_tokenizer
@@ -106,8 +106,11 @@ def stand_in_tokenizer(place: str) -> FrozenTokenizer:
     return FrozenTokenizer(config, state, name=f"{place} with random weights", digest="")
 
 
-def count_target(target: ClipTarget | TimmTarget, student: ViTConfig) -> Teacher:
+def count_target(target: ClipTarget | TimmTarget, student: ViTConfig, asked: int | None = None) -> Teacher:
     """What a teacher costs that is not known by its sizes: counted while it looks at one image.
+
+    Args:
+        asked: patches whose features are asked for; None: all.
 
     Raises:
         UnveilError: as `stand_in_target`.
@@ -117,7 +120,10 @@ def count_target(target: ClipTarget | TimmTarget, student: ViTConfig) -> Teacher
     images = torch.zeros(1, 3, built.image_size, built.image_size, dtype=torch.uint8)
     # The plain kernel: what the fused ones do is not counted on every device.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        built(images)
+        if asked is not None and isinstance(built, SelectiveTarget):
+            built.at(images, torch.arange(asked)[None])
+        else:
+            built(images)
     return Teacher(
         name=target.name,
         parameters=sum(tensor.numel() for tensor in tensors),

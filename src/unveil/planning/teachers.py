@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unveil.config import (
+    BlockMasking,
     ClipTarget,
     EmaTarget,
     EmbeddedTarget,
     HogTarget,
+    MaskedRegression,
     MaskedTokenPrediction,
     PixelTarget,
     PretrainConfig,
+    RandomMasking,
     TimmTarget,
     UnveilError,
     VectorQuantizedDistillation,
@@ -35,6 +38,7 @@ class Teacher:
     weight_bytes: int
     """On the device."""
     flops: int
+    """Where patches are hidden, and the teacher can tell them apart, its last block works for those alone."""
     dim: int
     """Length of a patch's feature; of a tokeniser: its codes."""
     own_view: int = 0
@@ -82,16 +86,34 @@ LITE0_FLOPS_PER_CELL = 15_669_696
 LITE0_STRIDE, LITE0_DIM = 32, 1280
 
 
-def teacher_of(config: PretrainConfig) -> Teacher:
+def hidden_patches(config: PretrainConfig) -> int:
+    """Most patches that the masking hides: the length of the padded list, at which the head and the loss work.
+
+    The sum of `unveil.pretext.masking`, which needs torch.
+    """
+    patches = config.model.grid[0] * config.model.grid[1]
+    match config.masking:
+        case BlockMasking(count=int() as count):
+            return count
+        case BlockMasking(ratio=ratio) | RandomMasking(ratio=ratio):
+            return max(round(ratio * patches), 1)
+
+
+def teacher_of(config: PretrainConfig, *, for_all: bool = False) -> Teacher:
     """The teacher of a pre-training, or the tokeniser that stands in its place.
+
+    Args:
+        for_all: count what features of all patches take, also where fewer are asked for (released code).
 
     Raises:
         UnveilError: one that is not known, or whose file is not there.
     """
     model, target = config.model, config.target
     cells = model.grid[0] * model.grid[1]
+    hides = isinstance(config.objective, MaskedRegression | MaskedTokenPrediction)
+    asked = hidden_patches(config) if hides and not for_all and not config.cache_targets else None
     if isinstance(config.objective, MaskedTokenPrediction):
-        return _tokenizer(config.objective.tokenizer, model)
+        return _tokenizer(config.objective.tokenizer, model, asked)
     match target:
         case PixelTarget():
             dim = 3 * model.patch_size**2
@@ -100,7 +122,7 @@ def teacher_of(config: PretrainConfig) -> Teacher:
             dim = 3 * orientations * along**2
             return Teacher(name="gradients' histograms", parameters=0, weight_bytes=0, flops=0, dim=dim)
         case EmaTarget():
-            network = vit(model, FULL, mask_token=True)
+            network = vit(model, FULL, mask_token=True, only=asked)
             return Teacher(
                 name="the student's own average",
                 parameters=network.parameters,
@@ -120,26 +142,35 @@ def teacher_of(config: PretrainConfig) -> Teacher:
             )
         case ClipTarget(name=name) if name.partition("/")[0] in CLIP_TOWERS:
             tower = CLIP_TOWERS[name.partition("/")[0]]
-            return clip_teacher(f"CLIP {name}", tower, target, model)
+            return clip_teacher(f"CLIP {name}", tower, target, model, asked)
         case ClipTarget() | TimmTarget():
-            return _asked(target, model)
+            return _counted(target, model, asked)
 
 
-def clip_teacher(name: str, tower: Tower, target: ClipTarget, student: ViTConfig) -> Teacher:
+def clip_teacher(name: str, tower: Tower, target: ClipTarget, student: ViTConfig, asked: int | None = None) -> Teacher:
     """It runs at the size where its patches fall on the student's, or with `resize_grid` at its own. Positions are kept
-    as they were released, and resized in every call.
+    as they were released, and resized in every call; matrices are kept in 16 bits.
+
+    Args:
+        asked: patches whose features are asked for; None: all.
     """
     own = tower.config if target.resize_grid else fitted(tower.config, student)
-    network = vit(own, FULL)
+    if own.grid != student.grid:
+        # Resizing its features needs all of them.
+        asked = None
+    network = vit(own, FULL, only=asked)
     parameters, flops, dim = vit(tower.config, FULL).parameters, network.forward, own.width
+    matrices = network.matrices
     if target.projected:
-        projection = linear(own.grid[0] * own.grid[1], own.width, tower.embedding_width, bias=False)
+        patches = own.grid[0] * own.grid[1] if asked is None else asked
+        projection = linear(patches, own.width, tower.embedding_width, bias=False)
         parameters, flops = parameters + projection.parameters, flops + projection.forward
+        matrices += projection.matrices
         dim = tower.embedding_width
     return Teacher(
         name=name,
         parameters=parameters,
-        weight_bytes=4 * parameters,
+        weight_bytes=4 * parameters - 2 * matrices,
         flops=flops,
         dim=dim,
         own_view=_other(own.image_size, student),
@@ -151,19 +182,21 @@ def fitted(tower: ViTConfig, student: ViTConfig) -> ViTConfig:
     return replace(tower, image_size=tower.patch_size * student.grid[0])
 
 
-def _tokenizer(place: str, model: ViTConfig) -> Teacher:
+def _tokenizer(place: str, model: ViTConfig, asked: int | None) -> Teacher:
     tokenizer = tokenizer_recipe(place)
     objective = tokenizer.objective
     assert isinstance(objective, VectorQuantizedDistillation)
-    width, cells = tokenizer.model.width, tokenizer.model.grid[0] * tokenizer.model.grid[1]
-    network = vit(tokenizer.model, FULL) + linear(cells, width, width) + linear(cells, width, objective.code_dim)
+    width = tokenizer.model.width
+    told = tokenizer.model.grid[0] * tokenizer.model.grid[1] if asked is None else asked
+    encoder = vit(tokenizer.model, FULL, only=asked)
+    network = encoder + linear(told, width, width) + linear(told, width, objective.code_dim)
     codes = objective.codes * objective.code_dim
     parameters = network.parameters + codes
     return Teacher(
         name=f"tokeniser {place}",
         parameters=parameters,
-        weight_bytes=4 * parameters,
-        flops=network.forward + 2 * cells * codes,
+        weight_bytes=4 * parameters - 2 * encoder.matrices,
+        flops=network.forward + 2 * told * codes,
         dim=objective.codes,
         own_view=_other(tokenizer.model.image_size, model),
     )
@@ -190,11 +223,11 @@ def tokenizer_recipe(place: str) -> PretrainConfig:
     return config
 
 
-def _asked(target: ClipTarget | TimmTarget, model: ViTConfig) -> Teacher:
+def _counted(target: ClipTarget | TimmTarget, model: ViTConfig, asked: int | None) -> Teacher:
     """Build it, with random weights where the real ones would be fetched, and count while it looks at one image."""
     from unveil.planning.stand_ins import count_target
 
-    return count_target(target, model)
+    return count_target(target, model, asked)
 
 
 def _other(size: int, student: ViTConfig) -> int:

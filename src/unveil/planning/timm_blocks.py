@@ -2,11 +2,11 @@
 
 from typing import cast
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from unveil.config import UnveilError
-from unveil.models.transformer import Block
+from unveil.models.transformer import Block, take
 from unveil.models.vit import ViT
 
 
@@ -32,8 +32,10 @@ class TimmBlock(nn.Module):
         x: Float[Tensor, "b t d"],
         drop_path_noise: Float[Tensor, "b 2"] | None = None,
         bias: Float[Tensor, "heads t t"] | None = None,
-    ) -> Float[Tensor, "b t d"]:
-        return self.block(x)
+        places: Int64[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b _ d"]:
+        x = self.block(x)
+        return x if places is None else take(x, places)
 
 
 def use_timm_blocks(backbone: ViT) -> None:

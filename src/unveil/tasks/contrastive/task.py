@@ -158,6 +158,10 @@ class Contrastive(nn.Module):
     def layer_groups(self) -> Layers:
         return [layer for _, layers in self.towers() for layer in layers]
 
+    def shard_units(self) -> list[nn.Module]:
+        """The blocks of both towers, which sharding gathers one at a time."""
+        return self.clip.shard_units()
+
     def no_weight_decay(self) -> set[str]:
         return {f"clip.{name}" for name in self.clip.no_weight_decay()}
 

@@ -1,0 +1,109 @@
+"""What a run needs to go on: taken from the objects that train it, written while they train on, and put back."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from unveil.engine.averaging import WeightAverage
+from unveil.engine.checkpoint import Checkpoint
+from unveil.engine.optimizer import load_state_by_name, parameters_by_name, state_by_name
+from unveil.engine.parallel import Parallel
+from unveil.engine.pieces import as_held, own_pieces
+from unveil.engine.run_folder import RunFolder
+from unveil.engine.task import Task
+
+
+@dataclass
+class Progress:
+    """What a checkpoint remembers beside weights and optimizer. Randomness needs no memory: it is keyed on samples."""
+
+    step: int = 0
+    skipped_steps: int = 0
+    """Steps without an update because a gradient overflowed in fp16."""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The objects whose state a checkpoint holds."""
+
+    task: Task
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    average: WeightAverage | None
+    divided: bool = False
+    """Each process keeps the optimizer's state of other parameters than the others."""
+
+    def put_back(self, checkpoint: Checkpoint) -> Progress:
+        """Give them the state of a checkpoint; each process takes what it holds.
+
+        Raises:
+            ValueError, RuntimeError: it is of another network.
+        """
+        weights = self.task.state_dict()
+        if wrong := set(weights) ^ set(checkpoint.weights):
+            raise ValueError(f"one has {sorted(wrong)[:5]}, the other has not")
+        self.task.load_state_dict({name: as_held(checkpoint.weights[name], held) for name, held in weights.items()})
+        if self.average is not None and checkpoint.averaged is not None:
+            self.average.load(checkpoint.averaged)
+        assert checkpoint.optimizer is not None
+        everything, kept = parameters_by_name(self.optimizer), parameters_by_name(self.optimizer, kept_here=True)
+        moments: dict[str, dict[str, Any]] = {}
+        for place in checkpoint.optimizer:
+            name, _, moment = place.rpartition("/")
+            if name not in everything:
+                raise ValueError(f"its optimizer has moments of {name}, which is no parameter")
+            if name in kept:
+                moments.setdefault(name, {})[moment] = as_held(checkpoint.optimizer[place], kept[name])
+        load_state_by_name(self.optimizer, moments)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint.training["scaler"])
+        return Progress(**checkpoint.training["progress"])
+
+    def copied(self, run: RunFolder, progress: Progress, parallel: Parallel) -> Callable[[], Any]:
+        """Copy the state as it is now. Calling what this returns, on every process, writes it."""
+        moments = {
+            f"{name}/{moment}": value
+            for name, state in state_by_name(self.optimizer).items()
+            for moment, value in state.items()
+        }
+        averaged = None if self.average is None else own_pieces(self.average.state(), whole=parallel.is_main)
+        weights = own_pieces(self.task.state_dict(), whole=parallel.is_main)
+        optimizer = own_pieces(moments, whole=self.divided or parallel.is_main)
+        training = {"scaler": self.scaler.state_dict(), "progress": asdict(progress)}
+        step, aside = progress.step, parallel.aside()
+        return lambda: run.checkpoints.save(step, weights, training, averaged, optimizer, parallel=aside)
+
+
+class Background:
+    """Does one thing at a time beside training."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._doing: Future[Any] | None = None
+
+    def do(self, action: Callable[[], Any]) -> None:
+        """Begin it; what was begun before must have finished."""
+        self._doing = self._thread.submit(action)
+
+    def finish(self) -> None:
+        """Wait for what was begun; raises what that raised."""
+        doing, self._doing = self._doing, None
+        if doing is not None:
+            doing.result()
+
+
+@contextmanager
+def background() -> Iterator[Background]:
+    """One that has finished when the block is left. Of two failures the block's own counts."""
+    beside = Background()
+    try:
+        yield beside
+        beside.finish()
+    finally:
+        beside._thread.shutdown()
