@@ -9,13 +9,16 @@ import torch
 import unveil
 from tests.flows.commands import save_photo
 from unveil.build import find_machine, pretrain
+from unveil.build.common import build_training_loader
 from unveil.build.insight import load_masked_modelling
 from unveil.config import (
+    ClassificationConfig,
     EmaTarget,
     FeatureDistillation,
     HogTarget,
     ImageFiles,
     MaskedRegression,
+    OptimizationConfig,
     PretrainConfig,
     UnveilError,
 )
@@ -111,3 +114,31 @@ def test_the_teacher_begins_as_the_student_does(photos: Path, tmp_path: Path) ->
     )
     for name, value in follows.backbone.named_parameters():
         torch.testing.assert_close(dict(follows.target.network.named_parameters())[name], value)
+
+
+def test_crops_resized_on_the_device_make_a_run_of_nearly_the_same_losses(photos: Path, tmp_path: Path) -> None:
+    """One process, where the device is the processor, too; validation goes the workers' way in both."""
+    losses = []
+    for place in ("workers", "device"):
+        # PNGs, which the workers decode wherever JPEGs are decoded.
+        base = config_of(photos, target=HogTarget())
+        validation = ImageFiles(paths=(str(photos),))
+        config = replace(base, data=replace(base.data, resize_on=place, decode_on=place, validation=validation))
+        source = open_images([str(photos)])
+        config = resolve(config, images=len(source), machine=find_machine(CPU))
+        _, outcome = pretrain(config, source, out=tmp_path / place, parallel=CPU)
+        losses.append((outcome.metrics["loss"], outcome.metrics["validation_loss"]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_classifiers_crops_are_resized_by_workers(photos: Path) -> None:
+    optimization = OptimizationConfig(global_batch_size=2, steps=1)
+    base = ClassificationConfig(recipe="x", model=tiny_cpu().model, classes=("a", "b"), optimization=optimization)
+    with pytest.raises(UnveilError, match=r"data\.resize_on=device is for pre-training only"):
+        build_training_loader(
+            replace(base, data=replace(base.data, resize_on="device")),
+            open_images([str(photos)]),
+            lambda sample, rng: {},
+            lambda views: {},
+            CPU,
+        )

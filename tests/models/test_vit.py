@@ -15,7 +15,7 @@ from torch import nn
 from unveil.config import UnveilError, ViTConfig
 from unveil.config.model import vit_base, vit_giant, vit_large, vit_small, vit_tiny
 from unveil.models.randomness import keyed_uniform
-from unveil.models.transformer import attend
+from unveil.models.transformer import attend, fused_attention
 from unveil.models.vit import ViT, resize_positions, sine_cosine_positions
 
 TINY = ViTConfig(image_size=28, patch_size=7, width=48, depth=3, heads=4, mlp_width=96)
@@ -227,6 +227,63 @@ def test_written_out_attention_agrees_with_the_fused_one(tokens: int) -> None:
     assert written.dtype == fused.dtype == torch.bfloat16
     torch.testing.assert_close(written.double(), expected, atol=0.02, rtol=0.02)
     torch.testing.assert_close(fused.double(), expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize(("width", "padding"), [(88, 8), (88, 40), (20, 4)])
+@pytest.mark.parametrize("kind", ["plain", "causal", "biased"])
+def test_heads_padded_for_a_kernel_attend_as_they_are(width: int, padding: int, kind: str) -> None:
+    """Values and gradients of softmax(q k / sqrt(width)) v, written out in double precision."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 2, 7, width).unbind(0)
+    bias = torch.randn(2, 7, 7) if kind == "biased" else None
+    results = []
+    for padded in (False, True):
+        parts = [part.to(torch.float32 if padded else torch.float64).requires_grad_() for part in (query, key, value)]
+        if padded:
+            found = fused_attention(*parts, bias, causal=kind == "causal", padding=padding)
+        else:
+            logits = parts[0] @ parts[1].transpose(2, 3) / math.sqrt(width)
+            logits = logits if bias is None else logits + bias
+            logits = logits.masked_fill(torch.ones(7, 7).triu(1).bool(), -math.inf) if kind == "causal" else logits
+            found = logits.softmax(dim=-1) @ parts[2]
+        found.square().sum().backward()
+        results.append([found.detach(), *(part.grad for part in parts)])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"relative_positions": "shared", "layer_scale": 0.3, "qkv_bias": "all", "drop_path": 0.4},
+        {"qkv_bias": "none", "norm_before_blocks": True, "activation_checkpointing": True},
+    ],
+    ids=["plain", "relative positions, scaled, dropped", "recomputed"],
+)
+def test_features_of_some_patches_are_those_of_all(changes: dict[str, object]) -> None:
+    """Values and every gradient; a number may come twice, as padding does."""
+    images, noise = torch.randn(2, 3, 28, 28), torch.rand(2, 3, 2)
+    only = torch.tensor([[3, 15, 0, 0], [7, 2, 9, 0]])
+    results = []
+    for chosen in (False, True):
+        vit = tiny(**changes)
+        if vit.rel_pos_bias is not None:
+            nn.init.normal_(vit.rel_pos_bias.relative_position_bias_table)
+        features = vit(images, only=only if chosen else None, drop_path_noise=noise, need=("blocks.0",))
+        patches = features.patches
+        if not chosen:
+            patches = torch.stack([row[numbers] for row, numbers in zip(patches, only, strict=True)])
+        (patches.square().sum() + features.cls.sum()).backward()
+        assert features.intermediates[0].shape == (2, 17, 48)
+        results.append([patches.detach(), features.cls.detach(), *(parameter.grad for parameter in vit.parameters())])
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_some_patches_make_no_feature_map() -> None:
+    with pytest.raises(ValueError, match="no feature map"):
+        tiny()(torch.randn(1, 3, 28, 28), only=torch.tensor([[1]]), need=("levels",))
 
 
 def test_bf16_autocast_stays_near_fp32() -> None:

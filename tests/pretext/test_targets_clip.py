@@ -3,17 +3,21 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from unveil.config import ClipModelConfig, ClipTarget, TextConfig, UnveilError, ViTConfig
 from unveil.config.serialize import to_json
 from unveil.config.teacher import parse_teacher
 from unveil.models.clip import Clip
 from unveil.models.vit import ViT
+from unveil.pretext.targets.base import SelectiveTarget
 from unveil.pretext.targets.build import build_target
 from unveil.pretext.targets.clip import ClipTeacher, load_clip
 from unveil.weights.openai_clip import tower_from_openai
@@ -174,6 +178,53 @@ def test_without_projection(state: dict[str, torch.Tensor]) -> None:
     assert torch.allclose(before(images) @ state["proj"], after(images), atol=1e-4)
     with pytest.raises(UnveilError, match="no projection"):
         ClipTeacher(dataclasses.replace(tower, projection=None), name="t", grid=(4, 4))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"projected": False}, {"projected": False, "layers": 2}, {"grid": (5, 5), "resize_grid": True}],
+    ids=["projected", "before projection", "two layers", "resized"],
+)
+def test_some_patches_are_asked_for(state: dict[str, torch.Tensor], settings: dict[str, Any]) -> None:
+    tower = tower_from_openai(state, activation="quick_gelu")
+    teacher = ClipTeacher(tower, name="t", **({"grid": (4, 4), "precision": torch.float32} | settings))
+    assert isinstance(teacher, SelectiveTarget)
+    images = torch.randint(0, 256, (2, 3, 56, 56), dtype=torch.uint8)
+    patches = torch.tensor([[3, 15, 0, 0], [7, 2, 9, 0]])
+    expected = torch.stack([row[numbers] for row, numbers in zip(teacher(images), patches, strict=True)])
+    torch.testing.assert_close(teacher.at(images, patches), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_last_block_works_for_the_patches_that_are_asked_for(state: dict[str, torch.Tensor]) -> None:
+    """By torch's counter: of 2 blocks of 17 tokens the second answers cls and 3 patches."""
+    teacher = ClipTeacher(
+        tower_from_openai(state, activation="quick_gelu"), name="t", grid=(4, 4), precision=torch.float32
+    )
+    images = torch.zeros(1, 3, 56, 56, dtype=torch.uint8)
+    counts = []
+    for ask in (lambda: teacher(images), lambda: teacher.at(images, torch.arange(3)[None])):
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            ask()
+        counts.append(counter.get_total_flops())
+    # Queries, output and MLP (2 x 4 times as wide) of 13 tokens, their rows of two products, 13 projections to 24.
+    spared = 13 * 2 * (64 * 64 * (1 + 1 + 8) + 2 * 17 * 64 + 64 * 24)
+    assert counts[0] - counts[1] == spared
+
+
+def test_matrices_kept_in_bf16_change_no_bit(state: dict[str, torch.Tensor]) -> None:
+    """Autocast rounds them in each call; the teacher once, when it is brought to its place."""
+    teachers = [
+        ClipTeacher(tower_from_openai(state, activation="quick_gelu"), name="t", grid=(4, 4), precision=torch.bfloat16)
+        for _ in range(2)
+    ]
+    teachers[1].to("cpu")
+    assert teachers[1]._vit.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+    assert teachers[1]._vit.blocks[0].norm1.weight.dtype == teachers[1]._vit.pos_embed.dtype == torch.float32
+    images = torch.randint(0, 256, (2, 3, 56, 56), dtype=torch.uint8)
+    found = [teacher(images) for teacher in teachers]
+    assert torch.equal(*found) and found[0].dtype == torch.float32
+    # No tensor of inference mode, which autograd would refuse to keep for the student's backward pass.
+    assert not found[0].is_inference() and not teachers[0].at(images, torch.zeros(2, 1).long()).is_inference()
 
 
 def test_heads_are_open_clips() -> None:

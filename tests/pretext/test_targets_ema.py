@@ -25,7 +25,7 @@ from unveil.data.normalization import normalize
 from unveil.data.sources.open import open_images
 from unveil.engine import Parallel
 from unveil.models.vit import ViT
-from unveil.pretext.targets.base import Target
+from unveil.pretext.targets.base import SelectiveTarget, Target
 from unveil.pretext.targets.ema import EmaTeacher
 from unveil.recipes.small_data import tiny_cpu
 
@@ -59,6 +59,15 @@ def test_features_by_hand() -> None:
     torch.testing.assert_close(teacher(images), expected, atol=1e-5, rtol=1e-5)
     assert not teacher(images).requires_grad
     assert torch.equal(teacher.train()(images), teacher.eval()(images)), "no drop path in the teacher"
+
+
+def test_some_patches_are_asked_for() -> None:
+    teacher = teacher_of(student())
+    assert isinstance(teacher, SelectiveTarget)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    patches = torch.tensor([[3, 15, 0, 0], [7, 2, 9, 0]])
+    expected = torch.stack([row[numbers] for row, numbers in zip(teacher(images), patches, strict=True)])
+    torch.testing.assert_close(teacher.at(images, patches), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_it_follows_by_its_rule_and_has_no_gradient() -> None:
@@ -173,7 +182,8 @@ def test_losses_of_masked_regression(loss: str) -> None:
     mask = torch.rand(2, 16) < 0.4
     hidden, weight = pad_hidden(mask, 12)
     images, targets = torch.randn(2, 3, 32, 32), torch.randn(2, 16, 24)
-    found = (task.regress(images, mask, hidden, targets, None) * weight).sum() / weight.sum()
+    wanted = torch.stack([row[numbers] for row, numbers in zip(targets, hidden, strict=True)])
+    found = (task.regress(images, mask, hidden, wanted, None) * weight).sum() / weight.sum()
     answers, wanted = task.head(vit(images, mask).patches)[mask], targets[mask]
     expected = {
         "cosine": -F.cosine_similarity(answers, wanted).mean(),

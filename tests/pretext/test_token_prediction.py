@@ -100,6 +100,12 @@ def test_the_tokeniser_sees_the_whole_image_and_learns_nothing(tokenizer: Frozen
     assert all(parameter.grad is None for parameter in tokenizer._backbone.parameters())
 
 
+def test_codes_of_some_patches_are_those_of_all(tokenizer: FrozenTokenizer) -> None:
+    batch = batch_of()
+    everywhere, told = tokenizer(batch["image"]), tokenizer(batch["image"], batch["hidden"])
+    assert told.tolist() == [row[numbers].tolist() for row, numbers in zip(everywhere, batch["hidden"], strict=True)]
+
+
 def test_frozen_codes_are_those_of_the_run(tokenizer: FrozenTokenizer) -> None:
     task, batch = tokenizer_of().eval(), samples(range(6))
     assert torch.equal(tokenizer(batch["image"]), task._found(batch).taken)

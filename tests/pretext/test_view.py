@@ -1,6 +1,7 @@
 """What the workers make of an image: one crop for student and teacher, and a mask, from one generator."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from unveil.config import BlockMasking, CenterCrop, RandomMasking, RandomResizedCrop
 from unveil.config.data import Crop
+from unveil.data.device_crops import TOLERANCE, DeviceCrops
 from unveil.data.sources.base import Sample
 from unveil.pretext.masking import masking_function
 from unveil.pretext.view import MaskedCollate, MaskedView
@@ -64,6 +66,23 @@ def test_the_teacher_sees_the_same_crop_mirrored_alike(seed: int) -> None:
         rightwards = image[0, :, -1] - image[0, :, 0]
         assert bool((rightwards < 0).all() if view["flipped"] else (rightwards > 0).all())
         assert bool((image[1, -1] > image[1, 0]).all())
+
+
+@pytest.mark.parametrize("teacher_size", [None, 16, 48])
+def test_what_the_device_resizes_is_the_same_but_for_rounding(teacher_size: int | None) -> None:
+    """The same crops, mirrored alike, the same masks; pixels within the tolerance."""
+    whole = view_of(teacher_size=teacher_size)
+    views, deferred = (
+        [view(gradient(90 + 10 * seed), random.Random(seed)) for seed in range(6)]
+        for view in (whole, replace(whole, resized_on_device=True))
+    )
+    collate = MaskedCollate(limit=whole.masking.limit((6, 6)))
+    expected = collate(views)
+    found = DeviceCrops(torch.device("cpu"), 24, teacher_size)([collate(deferred)])[0]
+    assert found.keys() == expected.keys() and {True, False} == set(found["flipped"].tolist())
+    for name in found:
+        tolerance = TOLERANCE if name.endswith("image") else 0
+        torch.testing.assert_close(found[name].float(), expected[name].float(), atol=tolerance, rtol=0)
 
 
 def test_half_of_the_images_are_mirrored_or_none() -> None:

@@ -159,8 +159,8 @@ def test_the_loss_is_timm_s_and_evaluation_mixes_nothing() -> None:
     plain = task_of(mixing).float()
     plain.load_state_dict(task.state_dict())
     assert torch.equal(task.eval()(batch)["loss"][0], plain.eval()(batch)["loss"][0])
-    seen = []
-    plain.train()._logits = lambda images, noise: seen.append(plain.logits(images, noise)) or seen[-1]  # type: ignore
+    seen, logits = [], plain.logits
+    plain.train().logits = lambda images, noise: seen.append(logits(images, noise)) or seen[-1]  # type: ignore
     loss, count = plain(batch)["loss"]
     _, shares = mixing(torch.zeros(8, 3, 28, 28), batch["label"], 5)
     torch.testing.assert_close(loss / count, SoftTargetCrossEntropy()(seen[0], shares))

@@ -76,9 +76,18 @@ class DataConfig:
     """Processes that read images; left out: chosen from the machine."""
     max_unreadable_share: float = 0.01
     """Stop when more than this share of the samples read so far could not be read."""
+    resize_on: Literal["workers", "device"] = "workers"
+    """Who resizes crops. "device" (pre-training only): the workers cut them out, and the device resizes a batch of them
+    at once. Crops and mirroring are the same; pixels differ by at most 1 of 255, and may from device to device, so that
+    no such run is promised to be the same elsewhere."""
+    decode_on: Literal["workers", "device"] = "workers"
+    """Who decodes JPEGs. "device" (with `resize_on`): a GPU's own decoder, whose pixels differ a little from those of
+    others. The workers decode what it does not take: other formats, and photos to be turned."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise UnveilError(f"data.workers is {self.workers}; it must not be less than 0")
+        if self.decode_on == "device" and self.resize_on != "device":
+            raise UnveilError("data.decode_on=device needs crops to be resized there, too: add data.resize_on=device")
         if not 0.0 <= self.max_unreadable_share <= 1.0:
             raise UnveilError(f"data.max_unreadable_share {self.max_unreadable_share} is not in [0, 1]")

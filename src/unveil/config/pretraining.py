@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from unveil.config.data import DataConfig
 from unveil.config.errors import UnveilError
 from unveil.config.model import ViTConfig
-from unveil.config.pretext import BlockMasking, EmaTarget, EmbeddedTarget, MaskedRegression, Masking, Objective, Target
+from unveil.config.pretext import (
+    BlockMasking,
+    EmaTarget,
+    EmbeddedTarget,
+    MaskedRegression,
+    MaskedTokenPrediction,
+    Masking,
+    Objective,
+    Target,
+)
 from unveil.config.training import EngineConfig, OptimizationConfig
 
 
@@ -27,6 +36,8 @@ class PretrainConfig:
     """Start from these weights (a run or a file) at step 0; resuming needs nothing, the same command does it."""
 
     def __post_init__(self) -> None:
+        if self.cache_targets and isinstance(self.objective, MaskedTokenPrediction):
+            raise UnveilError(f"{self.recipe} predicts codes of a tokeniser, which cannot be cached")
         if not isinstance(self.target, EmaTarget):
             return
         if not isinstance(self.objective, MaskedRegression):

@@ -23,7 +23,7 @@ BACKGROUND = (255, 255, 255)
 BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Of what cameras, scanners and microscopes write into files of 16 bits."""
 
-_JPEG_START = b"\xff\xd8\xff"
+JPEG_START = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,17 +68,17 @@ def decode_image(file: str | bytes, name: str, shortest_side: int | None = None)
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A picture of any mode as RGB, turned as its EXIF orientation says (see `decode_image`)."""
-    turn = _TURNS.get(_orientation(image))
+    turn = _TURNS.get(orientation(image))
     image = _to_rgb(image)
     return image if turn is None else image.transpose(turn)
 
 
 def _decode(stream: io.BufferedReader | io.BytesIO, name: str, shortest_side: int | None) -> Image.Image:
-    start = stream.read(len(_JPEG_START))
+    start = stream.read(len(JPEG_START))
     stream.seek(0)
     if not start:
         raise UnreadableSample(name, "the file is empty (0 bytes)")
-    if start == _JPEG_START:
+    if start == JPEG_START:
         # Image.open would refuse a large one before it can be decoded at a smaller scale.
         image: Image.Image = JpegImagePlugin.JpegImageFile(stream)
         _draft(image, shortest_side)
@@ -123,7 +123,7 @@ def _reason(error: Exception) -> str:
             return f"corrupt ({type(error).__name__}: {error})"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:

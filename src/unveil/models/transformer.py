@@ -13,32 +13,61 @@ BlockConfig = ViTConfig | TextConfig
 LONGEST_WRITTEN_OUT = 1024
 """Tokens up to which attention may be written out on a processor: its memory grows with their square."""
 
+HEAD_WIDTH_UNIT = 8
+"""GPUs' fused kernels (flash, memory-efficient, cuDNN) want heads whose width is a multiple of this: 16 bytes of 16-bit
+numbers. EVA-g's 88 is one."""
+
+
+def take(tokens: Float[Tensor, "b t d"], places: Int64[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Each sample's tokens at these places."""
+    return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
+
 
 def attend(
-    query: Float[Tensor, "b heads t d"],
+    query: Float[Tensor, "b heads q d"],
     key: Float[Tensor, "b heads t d"],
     value: Float[Tensor, "b heads t d"],
-    bias: Float[Tensor, "heads t t"] | None = None,
+    bias: Float[Tensor, "... heads q t"] | None = None,
     *,
     causal: bool = False,
-) -> Float[Tensor, "b heads t d"]:
+) -> Float[Tensor, "b heads q d"]:
     """softmax(q k / sqrt(d) + bias) v by the fused kernel, except where that is slow: training in bfloat16 on a
     processor. `causal`, without a bias: each token sees itself and those before it only.
 
     There the fused backward took 3 to 7 times as long as plain matrix products (an AMD EPYC with AVX512_BF16, 257 and
-    50 tokens), so they are written out, with the softmax in float32.
+    50 tokens), so they are written out. The softmax takes and gives bfloat16, and computes in float32 between: to cast
+    its table there and back took half of the time of all this, and made gradients no better than 0.005 to 0.0047 of
+    relative error.
     """
     on_processor = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    if on_processor and torch.is_grad_enabled() and query.shape[2] <= LONGEST_WRITTEN_OUT:
+    if on_processor and torch.is_grad_enabled() and key.shape[2] <= LONGEST_WRITTEN_OUT:
         logits = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
         if bias is not None:
             logits = logits + bias.to(logits.dtype)
         if causal:
             later = torch.ones(logits.shape[2:], dtype=torch.bool, device=logits.device).triu(1)
             logits = logits.masked_fill(later, -torch.inf)
-        return logits.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
+        return logits.softmax(dim=-1) @ value
     bias = None if bias is None else bias.to(query.dtype)
-    return F.scaled_dot_product_attention(query, key, value, bias, is_causal=causal)
+    unit = HEAD_WIDTH_UNIT if query.device.type == "cuda" else 1
+    return fused_attention(query, key, value, bias, causal=causal, padding=-query.shape[3] % unit)
+
+
+def fused_attention(
+    query: Float[Tensor, "b heads q d"],
+    key: Float[Tensor, "b heads t d"],
+    value: Float[Tensor, "b heads t d"],
+    bias: Float[Tensor, "... heads q t"] | None,
+    *,
+    causal: bool,
+    padding: int,
+) -> Float[Tensor, "b heads q d"]:
+    """The fused kernel on heads made wider by `padding` zeros, which no product sees; scaled by the width without."""
+    width = query.shape[3]
+    if padding:
+        query, key, value = (F.pad(part, (0, padding)) for part in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=width**-0.5)
+    return attended[..., :width] if padding else attended
 
 
 class RelativePositionBias(nn.Module):
@@ -102,9 +131,15 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "heads t t"] | None = None
-    ) -> Float[Tensor, "b t d"]:
-        query, key, value = self._query_key_value(x)
+        self,
+        x: Float[Tensor, "b t d"],
+        bias: Float[Tensor, "heads t t"] | None = None,
+        places: Int64[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b _ d"]:
+        """With `places` only the tokens there look, and are answered; all are looked at."""
+        query, key, value = self._query_key_value(x, places)
+        if bias is not None and places is not None:
+            bias = bias[:, places].transpose(0, 1)
         return self.proj(attend(query, key, value, bias, causal=self.causal).transpose(1, 2).flatten(2))
 
     def attention_map(
@@ -117,14 +152,20 @@ class Attention(nn.Module):
             logits = query.float() @ key.float().transpose(2, 3) * query.shape[3] ** -0.5
             return (logits if bias is None else logits + bias.float()).softmax(dim=-1)
 
-    def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _query_key_value(self, x: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        weight = self.qkv.weight
         bias: Tensor | None = self.qkv.bias
         if self.separate_biases:
             bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, bias)
         # Split before swapping heads and tokens: backward then gathers the three gradients in the layout that the
         # linear layer reads, without another copy.
-        query, key, value = qkv.unflatten(2, (3, self.heads, -1)).unbind(2)
+        if places is None:
+            query, key, value = F.linear(x, weight, bias).unflatten(2, (3, self.heads, -1)).unbind(2)
+        else:
+            width = x.shape[2]
+            to_query, to_others = (None, None) if bias is None else (bias[:width], bias[width:])
+            query = F.linear(take(x, places), weight[:width], to_query).unflatten(2, (self.heads, -1))
+            key, value = F.linear(x, weight[width:], to_others).unflatten(2, (2, self.heads, -1)).unbind(2)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
@@ -168,14 +209,18 @@ class Block(nn.Module):
         x: Float[Tensor, "b t d"],
         drop_path_noise: Float[Tensor, "b 2"] | None = None,
         bias: Float[Tensor, "heads t t"] | None = None,
-    ) -> Float[Tensor, "b t d"]:
+        places: Int64[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b _ d"]:
         """Run the block.
 
         Args:
             drop_path_noise: in [0, 1), column 0 for the attention branch, 1 for the MLP branch; None drops none.
             bias: added to the attention's logits.
+            places: of the tokens that are wanted, in this order; the others only give their keys and values. None: all.
         """
-        attended = self.attn(self.norm1(x), bias)
+        attended = self.attn(self.norm1(x), bias, places)
+        if places is not None:
+            x = take(x, places)
         if self.has_layer_scale:
             attended = attended * self.gamma_1
         x = x + self._drop(attended, drop_path_noise, 0)

@@ -34,11 +34,10 @@ class Distillation(Regression):
         super().__init__(backbone, target, seed=seed, normalization=normalization)
         self.predictor = linear_head(backbone, target.dim)
         self.objective = objective
-        self._regress = self.regress
 
     def compile_(self) -> None:
-        """Compile what does the arithmetic: the student's forward and its loss. Their shapes never change."""
-        self._regress = torch.compile(self.regress, dynamic=False)
+        super().compile_()
+        self.regress = torch.compile(self.regress, dynamic=False)  # type: ignore[method-assign]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         """Sum of the loss over all patches of the batch, and their number."""
@@ -65,4 +64,4 @@ class Distillation(Regression):
 
     def _losses_of(self, batch: dict[str, Any]) -> Float[Tensor, "b n"]:
         noise = self.drop_path_noise(batch["sample_numbers"])
-        return self._regress(self.normalized(batch), self.targets(batch), noise)
+        return self.regress(self.normalized(batch), self.targets(batch), noise)

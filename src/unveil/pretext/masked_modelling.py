@@ -29,11 +29,10 @@ class MaskedModelling(Regression):
         super().__init__(backbone, target, seed=seed, normalization=normalization)
         self.head = linear_head(backbone, target.dim)
         self.objective = objective
-        self._regress = self.regress
 
     def compile_(self) -> None:
-        """Compile what does the arithmetic: the student's forward and its loss. Their shapes never change."""
-        self._regress = torch.compile(self.regress, dynamic=False)
+        super().compile_()
+        self.regress = torch.compile(self.regress, dynamic=False)  # type: ignore[method-assign]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         """Sum of the loss over all hidden patches of the batch, and their number."""
@@ -56,12 +55,11 @@ class MaskedModelling(Regression):
         images: Float[Tensor, "b c h w"],
         mask: Bool[Tensor, "b n"],
         hidden: Int64[Tensor, "b k"],
-        targets: Float[Tensor, "b n t"],
+        wanted: Float[Tensor, "b k t"],
         drop_path_noise: Float[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b k"]:
-        """The loss at each of the `hidden` patches."""
+        """The loss at each of the `hidden` patches, which should become what is `wanted` there."""
         predictions = self.predict_hidden(images, mask, hidden, drop_path_noise).float()
-        wanted = torch.gather(targets, 1, hidden[:, :, None].expand(-1, -1, targets.shape[2]))
         match self.objective.loss:
             case "cosine":
                 return -F.cosine_similarity(predictions, wanted, dim=-1)
@@ -79,14 +77,13 @@ class MaskedModelling(Regression):
         drop_path_noise: Float[Tensor, "b depth 2"] | None = None,
     ) -> Float[Tensor, "b k t"]:
         """The head's answer at the patches numbered in `hidden`."""
-        patches = self.backbone(images, mask, drop_path_noise=drop_path_noise).patches
-        return self.head(torch.gather(patches, 1, hidden[:, :, None].expand(-1, -1, patches.shape[2])))
+        return self.head(self.backbone(images, mask, only=hidden, drop_path_noise=drop_path_noise).patches)
 
     def _losses_of(
         self, batch: dict[str, Any], hidden: Int64[Tensor, "b k"], mask: Bool[Tensor, "b n"]
     ) -> Float[Tensor, "b k"]:
         noise = self.drop_path_noise(batch["sample_numbers"])
-        return self._regress(self.normalized(batch), mask, hidden, self.targets(batch), noise)
+        return self.regress(self.normalized(batch), mask, hidden, self.targets(batch, hidden), noise)
 
 
 def stripe_mask(rows: int, columns: int) -> Bool[Tensor, "n"]:

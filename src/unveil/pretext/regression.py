@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from unveil.data.normalization import Normalization, normalize
 from unveil.models.randomness import keyed_uniform
+from unveil.models.transformer import take
 from unveil.models.vit import ViT
-from unveil.pretext.targets.base import Target
+from unveil.pretext.targets.base import CompiledTarget, SelectiveTarget, Target
 from unveil.pretext.targets.cache import TargetCache
 from unveil.pretext.targets.ema import EmaTeacher
 
@@ -39,6 +40,10 @@ class PretextTask(nn.Module):
         others = [(name, p) for name, p in self.named_parameters() if not name.startswith("backbone.")]
         groups[-1] += [(name, p) for name, p in others if p.requires_grad]
         return groups
+
+    def shard_units(self) -> list[nn.Module]:
+        """The blocks, which sharding gathers one at a time."""
+        return self.backbone.shard_units()
 
     def no_weight_decay(self) -> set[str]:
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
@@ -77,16 +82,32 @@ class Regression(PretextTask):
             self.target.follow(self.backbone)
         return {}
 
+    def shard_units(self) -> list[nn.Module]:
+        """With those of a teacher that follows the student."""
+        followed = self.target.network.shard_units() if isinstance(self.target, EmaTeacher) else []
+        return super().shard_units() + followed
+
     def compute(self, state: dict[str, Tensor]) -> dict[str, float]:
         return {"loss": (state["loss_sum"] / state["count"]).item()}
 
+    def compile_(self) -> None:
+        """Compile the teacher's forward; who inherits adds the student's, with its loss. Their shapes never change."""
+        if isinstance(self.target, CompiledTarget):
+            self.target.compile_()
+
     @torch.no_grad()
-    def targets(self, batch: dict[str, Any]) -> Float[Tensor, "b n t"]:
-        """What each patch should become: from the view of the same crop that has the teacher's resolution."""
+    def targets(self, batch: dict[str, Any], patches: Int64[Tensor, "b k"] | None = None) -> Float[Tensor, "b m t"]:
+        """What each patch, or each of the numbered ones, should become: from the view of the same crop that has the
+        teacher's resolution."""
         if self.cache is not None and self.training:
             features = self.cache.lookup(batch["indices"].cpu(), batch["flipped"].cpu())
-            return features.to(batch["image"].device, non_blocking=True).float()
-        return self.target(batch.get("teacher_image", batch["image"])).float()
+            found = features.to(batch["image"].device, non_blocking=True)
+        else:
+            images = batch.get("teacher_image", batch["image"])
+            if patches is not None and isinstance(self.target, SelectiveTarget):
+                return self.target.at(images, patches).float()
+            found = self.target(images)
+        return (found if patches is None else take(found, patches)).float()
 
 
 def linear_head(backbone: ViT, dim: int) -> nn.Linear:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unveil.config import MaskedTokenPrediction, PatchAggregation, UnveilError, ViTConfig
 from unveil.data.normalization import Normalization
-from unveil.models.transformer import Block
+from unveil.models.transformer import Block, take
 from unveil.models.vit import ViT
 from unveil.pretext.masked_modelling import stripe_mask
 from unveil.pretext.regression import PretextTask, linear_head
@@ -47,11 +47,11 @@ class TokenPrediction(PretextTask):
         self.head = linear_head(backbone, tokenizer.codes)
         self.aggregation = None if objective.aggregation is None else Aggregation(config, objective.aggregation)
         self.target = tokenizer
-        self._classify = self.classify
 
     def compile_(self) -> None:
-        """Compile what does the arithmetic: the student's forward and its losses. Their shapes never change."""
-        self._classify = torch.compile(self.classify, dynamic=False)
+        """Compile what does the arithmetic: the tokeniser's forward; the student's, with its losses."""
+        self.target.compile_()
+        self.classify = torch.compile(self.classify, dynamic=False)  # type: ignore[method-assign]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums over all hidden patches of the batch, and their number. With two heads the loss is the sum of both."""
@@ -81,6 +81,10 @@ class TokenPrediction(PretextTask):
             "count": valid.sum() * hidden.shape[1],
         }
 
+    def shard_units(self) -> list[nn.Module]:
+        """With the blocks of the second head."""
+        return super().shard_units() + ([] if self.aggregation is None else list(self.aggregation.blocks))
+
     def compute(self, state: dict[str, Tensor]) -> dict[str, float]:
         return {
             "loss": (state["loss_sum"] / state["count"]).item(),
@@ -88,47 +92,45 @@ class TokenPrediction(PretextTask):
         }
 
     @torch.no_grad()
-    def codes(self, batch: dict[str, Any]) -> Int64[Tensor, "b n"]:
-        """What is to be told of each patch: from the view of the same crop that has the tokeniser's resolution."""
-        return self.target(batch.get("teacher_image", batch["image"]))
+    def codes(self, batch: dict[str, Any], patches: Int64[Tensor, "b k"] | None = None) -> Int64[Tensor, "b m"]:
+        """What is to be told of each patch, or of the numbered ones: from the view of the same crop that has the
+        tokeniser's resolution."""
+        return self.target(batch.get("teacher_image", batch["image"]), patches)
 
     def classify(
         self,
         images: Float[Tensor, "b c h w"],
         mask: Bool[Tensor, "b n"],
         hidden: Int64[Tensor, "b k"],
-        codes: Int64[Tensor, "b n"],
+        wanted: Int64[Tensor, "b k"],
         drop_path_noise: Float[Tensor, "b blocks 2"] | None,
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"] | None, Bool[Tensor, "b k"]]:
         """Cross-entropy of each head (the second: in training only) at the `hidden` patches; where the first is right.
 
         Args:
+            wanted: the hidden patches' codes.
             drop_path_noise: for the backbone's blocks, then the second head's.
         """
-        wanted = torch.gather(codes, 1, hidden)
         second_head = self.aggregation if self.training else None
         noise, second_noise = drop_path_noise, None
         if drop_path_noise is not None:
             noise, second_noise = drop_path_noise.tensor_split([self.backbone.config.depth], dim=1)
         need = () if second_head is None else second_head.need
-        found = self.backbone(images, mask, drop_path_noise=noise, need=need)
-        logits = self._logits(found.patches, hidden)
+        found = self.backbone(images, mask, only=hidden, drop_path_noise=noise, need=need)
+        logits = self.head(found.patches).float()
         second = None
         if second_head is not None:
             tokens = second_head(found.intermediates, self.backbone, second_noise)
-            second = _cross_entropy(self._logits(self.backbone.finish(tokens)[:, 1:], hidden), wanted)
+            patches = self.backbone.finish(take(tokens, hidden + 1))
+            second = _cross_entropy(self.head(patches).float(), wanted)
         return _cross_entropy(logits, wanted), second, logits.argmax(dim=-1) == wanted
-
-    def _logits(self, patches: Float[Tensor, "b n d"], hidden: Int64[Tensor, "b k"]) -> Float[Tensor, "b k codes"]:
-        chosen = torch.gather(patches, 1, hidden[:, :, None].expand(-1, -1, patches.shape[2]))
-        return self.head(chosen).float()
 
     def _told(
         self, batch: dict[str, Any], hidden: Int64[Tensor, "b k"], mask: Bool[Tensor, "b n"]
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"] | None, Bool[Tensor, "b k"]]:
         more = 0 if self.aggregation is None else len(self.aggregation.blocks)
         noise = self.drop_path_noise(batch["sample_numbers"], more)
-        return self._classify(self.normalized(batch), mask, hidden, self.codes(batch), noise)
+        return self.classify(self.normalized(batch), mask, hidden, self.codes(batch, hidden), noise)
 
 
 class Aggregation(nn.Module):
@@ -164,11 +166,12 @@ class Aggregation(nn.Module):
 
     def forward(
         self,
-        tokens: dict[int, Float[Tensor, "b t d"]],
+        tokens: dict[int, Float[Tensor, "b _ d"]],
         backbone: ViT,
         drop_path_noise: Float[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b t d"]:
-        """`tokens`: as the early and the last block of the backbone leave them, by the blocks' numbers."""
+        """`tokens`: as the early and the last block of the backbone leave them, by the blocks' numbers; of the last the
+        cls token is enough."""
         x = torch.cat((tokens[self.late][:, :1], tokens[self.early][:, 1:]), dim=1)
         bias = None if backbone.rel_pos_bias is None else backbone.rel_pos_bias(backbone.config.grid)
         for place, block in enumerate(self.blocks):

@@ -65,11 +65,10 @@ class TokenizerTraining(Regression):
         )
         self.feature_head = _task_head(config.width, target.dim, config.init_std)
         self.commitment = objective.commitment
-        self._reconstruct = self.reconstruct
 
     def compile_(self) -> None:
-        """Compile what does the arithmetic: encoder, quantisation, decoder and their losses."""
-        self._reconstruct = torch.compile(self.reconstruct, dynamic=False)
+        super().compile_()
+        self.reconstruct = torch.compile(self.reconstruct, dynamic=False)  # type: ignore[method-assign]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums over all patches of the batch, and their number."""
@@ -108,6 +107,10 @@ class TokenizerTraining(Regression):
         means = {name: (state[f"{name}_sum"] / state["count"]).item() for name in ("loss", "reconstruction")}
         return means | {name: value.item() for name, value in usage_metrics(state["taken"]).items()}
 
+    def shard_units(self) -> list[nn.Module]:
+        """With those of the decoder."""
+        return super().shard_units() + self.decoder.shard_units()
+
     def no_weight_decay(self) -> set[str]:
         return super().no_weight_decay() | {f"decoder.{name}" for name in self.decoder.no_weight_decay()}
 
@@ -132,7 +135,7 @@ class TokenizerTraining(Regression):
 
     def _found(self, batch: dict[str, Any]) -> Reconstruction:
         noise = self.drop_path_noise(batch["sample_numbers"])
-        return self._reconstruct(self.normalized(batch), self.targets(batch), noise)
+        return self.reconstruct(self.normalized(batch), self.targets(batch), noise)
 
 
 def code_head(backbone: ViT, objective: VectorQuantizedDistillation) -> nn.Sequential:
@@ -145,9 +148,11 @@ def code_features(
     head: nn.Sequential,
     images: Float[Tensor, "b c h w"],
     drop_path_noise: Float[Tensor, "b depth 2"] | None = None,
-) -> Float[Tensor, "b n d"]:
-    """The encoder's answer for each patch in the space of the codes, in float32 and of length 1."""
-    patches = backbone(images, drop_path_noise=drop_path_noise).patches
+    only: Int64[Tensor, "b k"] | None = None,
+) -> Float[Tensor, "b m d"]:
+    """The encoder's answer for each patch, or each of those numbered in `only`, in the space of the codes: in float32
+    and of length 1."""
+    patches = backbone(images, only=only, drop_path_noise=drop_path_noise).patches
     with torch.autocast(images.device.type, enabled=False):
         return F.normalize(head(patches.float()), dim=-1)
 

@@ -8,12 +8,13 @@ import torch
 
 from unveil.config.data import Crop
 from unveil.data.crops import crop_box, resize_crop
+from unveil.data.device_crops import collate_cuts, cut_out
 from unveil.data.sources.base import Sample
 from unveil.pretext.masked_modelling import pad_hidden
 from unveil.pretext.masking import Masking
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WholeView:
     """Called in the workers. Draws from `rng` in a fixed order: crop, flip."""
 
@@ -22,10 +23,15 @@ class WholeView:
     image_size: int
     teacher_size: int | None
     """The teacher's resolution where it is not the student's; None: it gets the student's image, or a cached target."""
+    resized_on_device: bool = False
+    """Only cut the crop out, for `unveil.data.device_crops.DeviceCrops` to make the images of it."""
 
     def __call__(self, sample: Sample, rng: random.Random) -> dict[str, Any]:
         box = crop_box(sample.image.size, self.crop, rng)
         flipped = self.flip and rng.random() < 0.5
+        if self.resized_on_device:
+            size = min(self.image_size, self.teacher_size or self.image_size)
+            return {"cut": cut_out(sample, box, size), "flipped": flipped}
         view: dict[str, Any] = {
             "image": resize_crop(sample.image, box, self.image_size, flipped),
             "flipped": flipped,
@@ -35,7 +41,7 @@ class WholeView:
         return view
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MaskedView(WholeView):
     """The same and a mask, which is drawn last."""
 
@@ -54,6 +60,8 @@ def collate_whole(views: list[dict[str, Any]]) -> dict[str, Any]:
         for name in ("image", "teacher_image", "mask")
         if name in views[0]
     }
+    if "cut" in views[0]:
+        batch |= collate_cuts([view["cut"] for view in views])
     batch["flipped"] = torch.tensor([view["flipped"] for view in views])
     return batch
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, device
 
 
@@ -28,4 +28,22 @@ class Target(Protocol):
 
     def to(self, place: device | str) -> "Target":
         """Move the weights there; returns itself."""
+        ...
+
+
+@runtime_checkable
+class SelectiveTarget(Target, Protocol):
+    """A target that spares itself arithmetic where not all patches are asked for."""
+
+    def at(self, images: UInt8[Tensor, "b 3 h w"], patches: Int64[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """Features of the patches of these numbers, in their order: to float tolerance those of a call for all."""
+        ...
+
+
+@runtime_checkable
+class CompiledTarget(Target, Protocol):
+    """A target whose arithmetic can be compiled."""
+
+    def compile_(self) -> None:
+        """Compile it; what the calls give stays the same to float tolerance."""
         ...

@@ -5,16 +5,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from unveil.config import ClipTarget, UnveilError
 from unveil.config.teacher import WITHOUT_HUB, require_open_clip, require_open_clip_model
 from unveil.data.normalization import MEAN_AND_STD
+from unveil.models.transformer import take
 from unveil.models.vit import ViT
 from unveil.pretext.targets.base import Target
 from unveil.pretext.targets.hub import fetch
-from unveil.pretext.targets.inference import Grid, fast_precision, fit_images, mean_of_layers, resize_features
+from unveil.pretext.targets.inference import (
+    Grid,
+    fast_precision,
+    fit_images,
+    mean_of_last_blocks,
+    resize_features,
+    round_matrices,
+)
 from unveil.pretext.targets.timm import load_open_clip_trunk, load_timm
 from unveil.weights.eva import is_eva
 from unveil.weights.families import recognize
@@ -57,10 +65,11 @@ class ClipTeacher:
         """
         if projected and tower.projection is None:
             raise UnveilError(f"the teacher {name} has no projection: use --set target.projected=false")
-        depth = tower.config.depth
-        if layers > depth:
-            raise UnveilError(f"target.layers is {layers} and the teacher {name} has {depth} blocks; give fewer")
-        self._averaged = range(depth - layers, depth) if layers > 1 else None
+        if layers > tower.config.depth:
+            raise UnveilError(
+                f"target.layers is {layers} and the teacher {name} has {tower.config.depth} blocks; give fewer"
+            )
+        self._averaged = layers if layers > 1 else None
         self._own_grid = tower.config.grid if resize_grid else grid
         patch = tower.config.patch_size
         self._input = (patch * self._own_grid[0], patch * self._own_grid[1])
@@ -74,35 +83,51 @@ class ClipTeacher:
         self._mean = 255 * torch.tensor(mean)[:, None, None]
         self._std = 255 * torch.tensor(std)[:, None, None]
         self._precision = precision
+        self._place = torch.device("cpu")
         self._vit = _build(tower, name)
-        self.to("cpu")
 
     def to(self, place: torch.device | str) -> "ClipTeacher":
+        """Move the weights there, and round the matrices among them to what is computed in there."""
         self._place = torch.device(place)
-        self._vit.to(place)
-        self._projection = None if self._projection is None else self._projection.to(place)
+        precision = self._precision or fast_precision(self._place)
+        round_matrices(self._vit.to(place), precision)
+        self._projection = None if self._projection is None else self._projection.to(place, precision)
         self._bias = None if self._bias is None else self._bias.to(place)
         self._mean, self._std = self._mean.to(place), self._std.to(place)
         return self
 
-    @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        pixels = (fit_images(images, self._input) - self._mean) / self._std
-        precision = self._precision or fast_precision(self._place)
-        # Autocast, not weights in bf16: the sum that runs through the blocks stays in fp32.
-        with torch.autocast(self._place.type, precision, enabled=precision != torch.float32):
-            features = self._features(pixels)
-            if self._projection is not None:
-                features = features @ self._projection
-            if self._bias is not None:
-                features = features + self._bias
-        return resize_features(features.float(), self._own_grid, self.grid)
+    def compile_(self) -> None:
+        """Compile the tower, from pixels to features."""
+        self._features = torch.compile(self._features, dynamic=False)  # type: ignore[method-assign]
 
-    def _features(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        return resize_features(self._infer(images, None), self._own_grid, self.grid)
+
+    def at(self, images: UInt8[Tensor, "b 3 h w"], patches: Int64[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """The same of some patches, for which alone the last block's queries, its MLP and what follows are computed."""
+        if self._own_grid != self.grid:
+            return take(self(images), patches)
+        return self._infer(images, patches)
+
+    def _infer(self, images: UInt8[Tensor, "b 3 h w"], only: Int64[Tensor, "b k"] | None) -> Float[Tensor, "b m d"]:
+        precision = self._precision or fast_precision(self._place)
+        # Autocast, not a network in bf16: the sum that runs through the blocks stays in fp32.
+        with torch.inference_mode(), torch.autocast(self._place.type, precision, enabled=precision != torch.float32):
+            pixels = (fit_images(images, self._input) - self._mean) / self._std
+            features = self._features(pixels, only)
+        # Autograd, which may keep targets for the student's backward pass, refuses tensors of inference mode.
+        return features.clone()
+
+    def _features(self, pixels: Float[Tensor, "b 3 h w"], only: Int64[Tensor, "b k"] | None) -> Float[Tensor, "b m d"]:
         if self._averaged is None:
-            return self._vit(pixels).patches
-        found = self._vit(pixels, need=tuple(f"blocks.{number}" for number in self._averaged)).intermediates
-        return mean_of_layers([found[number][:, 1:] for number in self._averaged])
+            features = self._vit(pixels, only=only).patches
+        else:
+            features = mean_of_last_blocks(self._vit, pixels, self._averaged, only)
+        if self._projection is not None:
+            features = features @ self._projection
+        if self._bias is not None:
+            features = features + self._bias
+        return features.float()
 
 
 def _build(tower: ClipTower, name: str) -> ViT:

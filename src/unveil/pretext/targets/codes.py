@@ -14,7 +14,7 @@ from unveil.config.serialize import from_json
 from unveil.data.normalization import normalize
 from unveil.models.vit import ViT
 from unveil.pretext.codebook import Codebook
-from unveil.pretext.targets.inference import fast_precision, fit_images
+from unveil.pretext.targets.inference import fast_precision, fit_images, round_matrices
 from unveil.pretext.tokenizer import code_features, code_head
 from unveil.weights.load import read_backbone
 
@@ -55,22 +55,30 @@ class FrozenTokenizer:
             raise UnveilError(
                 f"{name} does not fit the run's config.json ({str(error).splitlines()[0]}); restore it"
             ) from error
-        self.to("cpu")
+        self._place = torch.device("cpu")
+        self._features = code_features
 
     def to(self, place: torch.device | str) -> "FrozenTokenizer":
-        """Move the weights there; returns itself."""
+        """Move the weights there, and round the encoder's matrices to what is computed in there; returns itself."""
         self._place = torch.device(place)
         for module in (self._backbone, self._head, self._codebook):
             module.to(place)
+        round_matrices(self._backbone, fast_precision(self._place))
         return self
 
-    @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Int64[Tensor, "b n"]:
-        """The number of each patch's code, row by row."""
-        pixels = fit_images(images, (self.image_size, self.image_size)).round().to(torch.uint8)
+    def compile_(self) -> None:
+        """Compile the encoder."""
+        self._features = torch.compile(code_features, dynamic=False)
+
+    def __call__(
+        self, images: UInt8[Tensor, "b 3 h w"], patches: Int64[Tensor, "b k"] | None = None
+    ) -> Int64[Tensor, "b m"]:
+        """The number of each patch's code, row by row; or of these patches' only."""
         precision = fast_precision(self._place)
-        with torch.autocast(self._place.type, precision, enabled=precision != torch.float32):
-            features = code_features(self._backbone, self._head, normalize(pixels, self._normalization))
+        with torch.inference_mode(), torch.autocast(self._place.type, precision, enabled=precision != torch.float32):
+            pixels = fit_images(images, (self.image_size, self.image_size)).round().to(torch.uint8)
+            normalized = normalize(pixels, self._normalization)
+            features = self._features(self._backbone, self._head, normalized, only=patches)
         return self._codebook.nearest(features)
 
 

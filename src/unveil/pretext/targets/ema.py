@@ -4,13 +4,13 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from unveil.config import EmaTarget, UnveilError
 from unveil.data.normalization import Normalization, normalize
 from unveil.models.vit import ViT
-from unveil.pretext.targets.inference import mean_of_layers
+from unveil.pretext.targets.inference import mean_of_last_blocks
 
 
 class EmaTeacher(nn.Module):
@@ -32,15 +32,21 @@ class EmaTeacher(nn.Module):
         self.decay = config.decay
         self.name = f"ema/{config.layers} layers/decay {config.decay:g}"
         self.dim, self.grid, self.image_size = student.config.width, student.config.grid, student.config.image_size
-        self._blocks = range(depth - config.layers, depth)
+        self._layers = config.layers
         self._normalization: Normalization = normalization
         self.network = copy.deepcopy(student).eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        need = tuple(f"blocks.{number}" for number in self._blocks)
-        found = self.network(normalize(images, self._normalization), need=need).intermediates
-        mean = mean_of_layers([found[number][:, 1:] for number in self._blocks])
+        return self._features(images, None)
+
+    @torch.no_grad()
+    def at(self, images: UInt8[Tensor, "b 3 h w"], patches: Int64[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+        """The features of some patches."""
+        return self._features(images, patches)
+
+    def _features(self, images: UInt8[Tensor, "b 3 h w"], only: Int64[Tensor, "b k"] | None) -> Float[Tensor, "b m d"]:
+        mean = mean_of_last_blocks(self.network, normalize(images, self._normalization), self._layers, only)
         return F.layer_norm(mean, (self.dim,))
 
     @torch.no_grad()

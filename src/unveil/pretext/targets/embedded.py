@@ -90,10 +90,11 @@ class EmbeddedTeacher:
         self._mean, self._std = self._mean.to(place), self._std.to(place)
         return self
 
-    # no_grad, not inference_mode: autograd refuses to keep tensors of the latter for the student's backward.
-    @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        return (self._features(images) - self._mean) / self._std
+        with torch.inference_mode():
+            features = self._features(images)
+        # Out here, because autograd refuses to keep tensors of inference mode for the student's backward pass.
+        return (features - self._mean) / self._std
 
     def _features(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         rows, columns = self.grid

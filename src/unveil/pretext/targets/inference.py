@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
 
 from unveil.config import UnveilError
+from unveil.models.transformer import take
+from unveil.models.vit import ViT
 
 Grid = tuple[int, int]
 """Rows and columns."""
@@ -34,6 +36,18 @@ def mean_of_layers(layers: Sequence[Float[Tensor, "... d"]]) -> Float[Tensor, ".
     return torch.stack([F.layer_norm(layer.float(), layer.shape[-1:]) for layer in layers]).mean(dim=0)
 
 
+def mean_of_last_blocks(
+    network: ViT, images: Float[Tensor, "b 3 h w"], count: int, only: Int64[Tensor, "b k"] | None
+) -> Float[Tensor, "b m d"]:
+    """`mean_of_layers` of what a ViT's last blocks make of all patches, or of those numbered in `only`."""
+    depth = network.config.depth
+    need = tuple(f"blocks.{number}" for number in range(depth - count, depth))
+    *earlier, last = (tokens[:, 1:] for tokens in network(images, only=only, need=need).intermediates.values())
+    if only is not None:
+        earlier = [take(patches, only) for patches in earlier]
+    return mean_of_layers([*earlier, last])
+
+
 def grid_error(teacher: str, own: Grid, student: Grid) -> UnveilError:
     """The error for a teacher whose features do not fall on the student's patches."""
     return UnveilError(
@@ -41,6 +55,17 @@ def grid_error(teacher: str, own: Grid, student: Grid) -> UnveilError:
         f"patches: choose model.image_size = {own[0]} x model.patch_size, or resize the features with "
         "--set target.resize_grid=true"
     )
+
+
+def round_matrices(network: nn.Module, precision: torch.dtype) -> None:
+    """Keep the weights of linear maps and convolutions in the precision that autocast would round them to in each call.
+
+    It keeps its copies of weights that learn only; those of a frozen network it would make again and again. Norms,
+    tokens and positions stay in fp32, and so does the sum that runs through the blocks: no bit of the results changes.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.to(precision)
 
 
 def fast_precision(place: torch.device) -> torch.dtype:

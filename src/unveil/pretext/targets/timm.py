@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unveil.config import UnveilError
 from unveil.config.teacher import require_timm
+from unveil.models.timm_backbone import Network, last_map, stride_of
 from unveil.pretext.targets.hub import fetch, require_reachable
 from unveil.pretext.targets.inference import (
     Grid,
@@ -18,9 +19,6 @@ from unveil.pretext.targets.inference import (
     mean_of_layers,
     resize_features,
 )
-
-Network = Any
-"""One of timm's: an nn.Module with attributes that no type describes."""
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -53,10 +51,10 @@ class TimmTeacher:
                 network has not so many layers of one shape.
         """
         self.grid = grid
-        self._network = network.eval().requires_grad_(False)
+        self.network = network.eval().requires_grad_(False)
         self._projection = (projection or nn.Identity()).eval().requires_grad_(False)
-        self._mean = 255 * torch.tensor(mean)[:, None, None]
-        self._std = 255 * torch.tensor(std)[:, None, None]
+        self.mean = 255 * torch.tensor(mean)[:, None, None]
+        self.std = 255 * torch.tensor(std)[:, None, None]
         self._precision = precision
         self._label = name
         self._layers = layers
@@ -73,14 +71,14 @@ class TimmTeacher:
 
     def to(self, place: torch.device | str) -> "TimmTeacher":
         self._place = torch.device(place)
-        self._network.to(place)
+        self.network.to(place)
         self._projection.to(place)
-        self._mean, self._std = self._mean.to(place), self._std.to(place)
+        self.mean, self.std = self.mean.to(place), self.std.to(place)
         return self
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        features, own_grid = self._run((fit_images(images, self._input) - self._mean) / self._std)
+        features, own_grid = self._run((fit_images(images, self._input) - self.mean) / self.std)
         return resize_features(features, own_grid, self.grid)
 
     def _run(self, pixels: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n d"], Grid]:
@@ -89,13 +87,12 @@ class TimmTeacher:
             if self._layers > 1:
                 cells = self._mean_of_last(pixels)
             else:
-                cells = self._as_map(self._network.forward_features(pixels), pixels)
-                cells = self._projection(_normalized(self._network, cells))
+                cells = self._projection(last_map(self.network, pixels, self._label))
         return cells.flatten(1, 2).float(), (cells.shape[1], cells.shape[2])
 
     def _mean_of_last(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b rows columns d"]:
         try:
-            maps = self._network.forward_intermediates(
+            maps = self.network.forward_intermediates(
                 pixels, indices=self._layers, intermediates_only=True, output_fmt="NCHW"
             )
         except (AssertionError, AttributeError, NotImplementedError, TypeError) as error:
@@ -108,22 +105,6 @@ class TimmTeacher:
                 f"({', '.join(str(tuple(cells.shape[1:])) for cells in maps)}); lower target.layers"
             )
         return mean_of_layers([cells.permute(0, 2, 3, 1) for cells in maps])
-
-    def _as_map(self, features: Any, pixels: Tensor) -> Float[Tensor, "b rows columns d"]:
-        if isinstance(features, Tensor) and features.ndim == 4:
-            channels_last = str(getattr(self._network, "output_fmt", "NCHW")) == "NHWC"
-            return features if channels_last else features.permute(0, 2, 3, 1)
-        stride = _stride(self._network)
-        rows, columns = pixels.shape[2] // stride, pixels.shape[3] // stride
-        if isinstance(features, Tensor) and features.ndim == 3:
-            patches = features[:, getattr(self._network, "num_prefix_tokens", 0) :]
-            if patches.shape[1] == rows * columns:
-                return patches.unflatten(1, (rows, columns))
-        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise UnveilError(
-            f"the teacher {self._label} gives features of shape {shape}, "
-            f"not one for each of {rows} x {columns} places; choose another encoder"
-        )
 
 
 def load_timm(
@@ -252,22 +233,6 @@ def _pools(step: nn.Module) -> bool:
     return "AttentionPool" in type(step).__name__
 
 
-def _normalized(network: Network, cells: Float[Tensor, "b rows columns d"]) -> Float[Tensor, "b rows columns d"]:
-    """Some networks keep their last norm for the pooled features: `fc_norm` in ViTs, `head.norm` in ConvNeXts."""
-    after_pooling = getattr(network, "fc_norm", None)
-    if isinstance(after_pooling, nn.LayerNorm):
-        return after_pooling(cells)
-    of_maps = getattr(getattr(network, "head", None), "norm", None)
-    if isinstance(of_maps, nn.Module):
-        return of_maps(cells.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return cells
-
-
-def _stride(network: Network) -> int:
-    info = network.feature_info
-    return (info if isinstance(info, list) else info.get_dicts())[-1]["reduction"]
-
-
 def _own_input(network: Network) -> tuple[int, int]:
     _, height, width = network.pretrained_cfg["input_size"]
     return height, width
@@ -275,7 +240,7 @@ def _own_input(network: Network) -> tuple[int, int]:
 
 def _fitting_input(network: Network, grid: Grid) -> tuple[int, int]:
     """Stride x grid where the network takes that size, after its positions or windows are resized; else its own."""
-    stride = _stride(network)
+    stride = stride_of(network)
     wanted = (stride * grid[0], stride * grid[1])
     if not network.pretrained_cfg["fixed_input_size"]:
         return wanted

@@ -57,7 +57,6 @@ class FrozenFeatures:
         self.normalization: Normalization = normalization
         self.device = device
         self._autocast = autocast
-        self._pool = self.pool
 
     @property
     def width(self) -> int:
@@ -65,13 +64,13 @@ class FrozenFeatures:
 
     def compile_(self) -> None:
         """Compile what does the arithmetic."""
-        self._pool = torch.compile(self.pool, dynamic=False)
+        self.pool = torch.compile(self.pool, dynamic=False)  # type: ignore[method-assign]
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """On the device, fp32."""
         with self._autocast():
-            return self._pool(normalize(images.to(self.device, non_blocking=True), self.normalization)).float()
+            return self.pool(normalize(images.to(self.device, non_blocking=True), self.normalization)).float()
 
     def pool(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Of normalised images, in the format that the network answers in."""
