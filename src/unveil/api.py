@@ -202,7 +202,7 @@ def load(
         if network.file.name == AVERAGED:
             logger.info("%s: the running average of the weights is taken; weights='raw' gives the last step's", name)
         known, run = known_about(network.file), _run_config(network.file)
-        state, config, crop = network.state, network.config, _crop(run)
+        state, config, crop = network.state, network.config, _crop(run, known)
         classes, pooling = tuple(known.get("classes") or ()), known.get("pooling")
         normalization = normalization or known.get("normalization") or usual_normalization(name, state)
     else:
@@ -226,11 +226,11 @@ def load(
     )
 
 
-def _crop(run: dict[str, Any] | None) -> CenterCrop:
+def _crop(run: dict[str, Any] | None, known: dict[str, Any]) -> CenterCrop:
     """A classifier sees what it was evaluated on; everything else the largest square."""
     kind = None if run is None else KINDS.get(run.get("kind", ""))
     if kind is None:
-        return CenterCrop()
+        return CenterCrop(share=known.get("test_crop") or 1.0)
     config: Any = from_json(kind, run)
     return CenterCrop(share=config.test_crop)
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pickle
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from safetensors.torch import load_file, save_file
 import unveil
 from tests.data.conftest import make_photo
 from unveil.build.clip_export import export_clip
+from unveil.build.image_batches import PreparedView
 from unveil.config import ClipModelConfig, TextConfig, UnveilError, ViTConfig
 from unveil.config.serialize import to_json
+from unveil.data.sources.base import Sample
 from unveil.models.clip import Clip
 from unveil.tasks.contrastive.embedder import Embedder
 from unveil.weights.clip import read_clip
@@ -217,3 +221,18 @@ def test_other_text_sizes_are_kept(tmp_path: Path) -> None:
     write_weights(file, native, notes({"model": to_json(longer)}, layout="native", source=tmp_path))
     model = unveil.load_clip(file, device="cpu")
     assert model.context_length == 20 and model.mean == pytest.approx((0.4815, 0.4578, 0.4082), abs=1e-4)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_what_workers_are_sent_is_picklable_and_not_the_model(named: bool, ours: Path, tmp_path: Path) -> None:
+    """Processes that are started anew, not forked, get it so. Our own preparation and open_clip's."""
+    name: Any = ours
+    if named:
+        torch.save(open_clip.create_model("unveil-test-vit").state_dict(), tmp_path / "weights.pt")
+        name = f"unveil-test-vit/{tmp_path / 'weights.pt'}"
+    model = unveil.load_clip(name, device="cpu")
+    sent = pickle.dumps(PreparedView(model.transform, model.image_size))
+    assert len(sent) < 5_000
+    sample = Sample(make_photo(1, 50, 40), "photo", None, 0)
+    seen = pickle.loads(sent)(sample, random.Random(0))["image"]
+    assert torch.equal(seen, model.transform(sample.image))

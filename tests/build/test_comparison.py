@@ -1,5 +1,6 @@
 """Comparisons from Python: stopped in the middle, on two processes, with a tokeniser; and their tables."""
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -13,7 +14,7 @@ from tests.distributed.processes import together
 from tests.flows.commands import save_photo
 from unveil.build.comparison import Compared, Comparison
 from unveil.build.comparison_report import Row, as_markdown, percent
-from unveil.config import HogTarget, MaskedTokenPrediction, PretrainConfig, VectorQuantizedDistillation
+from unveil.config import HogTarget, MaskedTokenPrediction, PretrainConfig, UnveilError, VectorQuantizedDistillation
 from unveil.config.comparison import ComparisonConfig
 from unveil.data.sources.labelled import open_labelled
 from unveil.engine import Parallel, Sink
@@ -139,3 +140,20 @@ def test_the_table_by_hand() -> None:
         "\nsmall: cannot be fine-tuned.\n"
     )
     assert percent([]) == "-"
+
+
+def test_a_part_stays_finished_when_settings_come_into_being_or_no_longer_count(flowers: Path, tmp_path: Path) -> None:
+    """It had the new ones at their defaults."""
+    config = settings_of(pretraining())
+    compared(config, flowers, tmp_path)
+    for file in tmp_path.rglob("result.json"):
+        part = json.loads(file.read_text())
+        for name in [name for name in part["settings"] if name.endswith(("data.flip", "masking.exact"))]:
+            del part["settings"][name]
+        file.write_text(json.dumps(part | {"settings": part["settings"] | {"engine.keep_last": 7}}))
+    begun: list[str] = []
+    compared(config, flowers, tmp_path, on_part=begun.append)
+    assert not begun
+    other = replace(config.pretrain[0], data=replace(config.pretrain[0].data, flip=False))
+    with pytest.raises(UnveilError, match=r"data\.flip = True, and False is wanted now"):
+        compared(replace(config, pretrain=(other,)), flowers, tmp_path)

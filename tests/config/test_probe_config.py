@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from unveil.config import OptimizationConfig, ProbeConfig, UnveilError, ViTConfig
+from unveil.config import EngineConfig, OptimizationConfig, ProbeConfig, UnveilError, ViTConfig
 from unveil.config.serialize import from_json, to_json
 
 GIVEN: dict[str, Any] = {"recipe": "mine", "model": ViTConfig(), "optimization": OptimizationConfig(steps=1)}
@@ -14,6 +14,7 @@ GIVEN: dict[str, Any] = {"recipe": "mine", "model": ViTConfig(), "optimization":
     ("changes", "words"),
     [
         ({"test_crop": 0.0}, "test_crop 0.0"),
+        ({"engine": EngineConfig(parallel="fsdp")}, "give --parallel ddp or zero1"),
         ({"labels": 1}, "labels is 1"),
         ({"draws": 0, "labels": 9}, "draws"),
         ({"draws": 2}, "would all be the same"),

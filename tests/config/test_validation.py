@@ -65,6 +65,9 @@ from unveil.config.model import vit_base, vit_giant, vit_large, vit_small, vit_t
         (AdamWConfig, {"betas": (0.9, 1.0)}, "betas"),
         (EngineConfig, {"log_every": 0}, "log_every is 0"),
         (EngineConfig, {"keep_last": 0}, "keep_last is 0"),
+        (EngineConfig, {"parallel": "fsdp", "shard_group": 0}, "shard_group is 0"),
+        (EngineConfig, {"parallel": "zero1", "shard_group": 8}, "engine.parallel is zero1; give --parallel fsdp"),
+        (EngineConfig, {"timeout_minutes": 0.0}, "timeout_minutes is 0.0"),
         (EngineConfig, {"evaluate_every": 0}, "evaluate_every is 0"),
     ],
 )

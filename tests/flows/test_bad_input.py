@@ -177,7 +177,7 @@ def test_torn_checkpoint_and_full_disk(photos: Path, tmp_path: Path, unveil: Unv
 
     assert unveil(*command).status == 0
     assert course(run) == whole
-    for file in run.glob("checkpoints/*/training.pt"):
+    for file in run.glob("checkpoints/*/optimizer_00000.safetensors"):
         os.truncate(file, 100)
     assert f"no checkpoint in {run / 'checkpoints'} is whole" in unveil(*command).complaint
 
@@ -249,7 +249,7 @@ def test_gpu_memory_too_small(photos: Path, tmp_path: Path, unveil: Unveil, monk
     def exhausted(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("unveil.build.pretraining.train", exhausted)
+    monkeypatch.setattr("unveil.build.runs.train", exhausted)
     for batch, advice in ((12, "micro_batch_size=6 gives the same result"), (1, "model.activation_checkpointing=true")):
         size = ("--global-batch-size", batch)
         answer = unveil("pretrain", photos, "--out", tmp_path / str(batch), *QUICK, *size)

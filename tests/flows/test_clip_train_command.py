@@ -8,7 +8,9 @@ import torch
 
 from tests.flows.commands import QUICK, Unveil, course, metrics, save_photo
 from tests.flows.test_kill_and_resume import kill_at
+from unveil.config import ViTConfig
 from unveil.engine import RunFolder
+from unveil.models.vit import ViT
 
 TINY = ("--recipe", "clip_tiny_cpu", "--workers", 0, "--set", "engine.trackers=", "--set", "engine.precision=fp32")
 
@@ -46,6 +48,9 @@ def test_training_from_a_pretrained_tower(pairs: Path, photos: Path, tmp_path: P
     answer = unveil(*command)
     assert answer.status == 0, answer.err
     assert f"weights from {vision}" in answer.out and "loaded " in answer.err
+    # What was printed of the captions is in the log, and was not printed again.
+    assert "captions: 30 of 30 images" in (run / "log.txt").read_text()
+    assert "30 of 30 images" not in answer.err
     assert f"done: {run}/checkpoints/step_00000004, validation loss " in answer.out
     rows = metrics(run)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -53,6 +58,17 @@ def test_training_from_a_pretrained_tower(pairs: Path, photos: Path, tmp_path: P
     # The same command has nothing left to do; another length is another run.
     assert unveil(*command).status == 0 and metrics(run) == rows
     assert "optimization.steps" in unveil(*command, "--steps", 5).complaint
+
+
+def test_heads_that_nothing_tells_are_asked_for_as_the_tower_s(pairs: Path, tmp_path: Path, unveil: Unveil) -> None:
+    """They are no setting of a CLIP's as a whole."""
+    model = ViTConfig(image_size=32, patch_size=8, width=40, depth=1, heads=2, mlp_width=64)
+    torch.save(ViT(model).state_dict(), tmp_path / "vision.pt")
+    given = ("clip", "train", pairs, "--out", tmp_path / "run", "--vision-init", tmp_path / "vision.pt", "--dry-run")
+    answer = unveil(*given)
+    assert answer.status == 1 and "--set model.vision.heads=N" in answer.complaint
+    answer = unveil(*given, "--set", "model.vision.heads=2")
+    assert answer.status == 0 and "ViT 40 wide, 1 deep" in answer.out
 
 
 def test_options_that_do_not_go_together(pairs: Path, tmp_path: Path, unveil: Unveil) -> None:

@@ -93,21 +93,31 @@ def test_a_teacher_that_is_a_vit_is_fine_tuned(flowers: Path, tmp_path: Path, un
     assert distillation["losses"][0] > 0 > regression["losses"][0] or torch.isfinite(torch.tensor(regression["losses"]))
 
 
-def test_the_embedded_teacher_is_probed_only(flowers: Path, tmp_path: Path, unveil: Unveil) -> None:
+def test_a_teacher_that_is_no_vit_is_fine_tuned_too(flowers: Path, tmp_path: Path, unveil: Unveil) -> None:
+    """The embedded one: with all labels, with few, and in a folder whose other rows are finished."""
     out = tmp_path / "compared"
-    answer = unveil(
-        *("compare", "tiny_cpu", "--data", flowers, "--out", out, "--epochs", 1, *QUICK, "--without", "scratch"),
-        *("--probe-labels", 8, "--seeds", 2),
-    )
+    command = ("compare", "tiny_cpu", "--data", flowers, "--out", out, "--epochs", 1, *QUICK, "--without", "scratch")
+    assert unveil(*command, "teacher").status == 0
+    answer = unveil(*command, "--seeds", 2)
     assert answer.status == 0, answer.err
-    teacher, _ = rows_of(out)
-    assert teacher["name"] == "teacher embedded" and teacher["finetune"] == [] and len(teacher["probe"]) == 2
-    assert "teacher embedded: no plain ViT, so it is probed and not fine-tuned." in answer.out
+    teacher, tiny = rows_of(out)
+    assert teacher["name"] == "teacher embedded" and len(teacher["probe"]) == 1 and len(teacher["finetune"]) == 2
+    assert len(tiny["finetune"]) == 2 and teacher["note"] == ""
+    assert "teacher_embedded/seed_1/finetune_0\n" in answer.out
+    assert "tiny_cpu/epochs_1/seed_0" not in answer.out
+    settings = json.loads((out / "teacher_embedded/seed_0/finetune_0/result.json").read_text())["settings"]
+    assert settings["model.target.kind"] == "EmbeddedTarget" and settings["model.image_size"] == 128
+    assert settings["optimization.steps"] == 2 and "model.width" not in settings
+
+    again = unveil(*command, "--seeds", 2)
+    assert again.status == 0 and "seed_" not in again.out
+    other = unveil(*command, "--set", "finetune.optimization.steps=3")
+    assert other.status == 1 and "optimization.steps = 2" in other.complaint
 
 
 def test_dry_run_writes_nothing(flowers: Path, tmp_path: Path, unveil: Unveil) -> None:
     out = tmp_path / "compared"
-    longer = ("--set", "tokenizer.optimization.epochs=3")
+    longer = ("--set", "tokenizer.optimization.epochs=3", "--set", "small_cpu.cache_targets=true")
     answer = unveil("compare", "small_cpu", "tokens_small_cpu", "--data", flowers, "--out", out, "--dry-run", *longer)
     assert answer.status == 0, answer.err
     assert "vqkd_small_cpu, trained first" in answer.out and "25, 100 epochs" in answer.out
@@ -125,6 +135,8 @@ def test_dry_run_writes_nothing(flowers: Path, tmp_path: Path, unveil: Unveil) -
         (("tiny_cpu", "--labels", 99), "only 24"),
         (("tiny_cpu", "--draws", 2), "give --labels"),
         (("tiny_cpu", "--set", "model.depth=3"), "begin the name with pretrain"),
+        (("tiny_cpu", "--set", "small_cpu.model.depth=3"), "probe or tiny_cpu"),
+        (("small_cpu", "tokens_small_cpu", "--set", "pretrain.cache_targets=true"), "tokens_small_cpu predicts codes"),
     ],
 )
 def test_mistakes_are_named(
@@ -137,3 +149,9 @@ def test_mistakes_are_named(
 
 def test_images_must_be_given(unveil: Unveil) -> None:
     assert "give --data DATA" in unveil("compare", "tiny_cpu").complaint
+
+
+def test_names_are_looked_at_before_the_images(tmp_path: Path, unveil: Unveil) -> None:
+    """Which may take long to be found."""
+    for names in (("smal_cpu",), ("small_cpu", "--finetune", "finetune_smal")):
+        assert "perhaps you meant" in unveil("compare", *names, "--data", tmp_path / "nowhere").complaint

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,19 @@ def test_export_to_safetensors_gives_the_same_model(fine_tuned: Path, tmp_path: 
     one, other = package.load(fine_tuned), package.load(tmp_path / "mine.safetensors")
     assert torch.equal(one.logits(images), other.logits(images)) and other.classes == CLASSES
     assert other.normalization == one.normalization == "clip"
+
+
+def test_the_share_of_the_image_that_a_classifier_was_judged_on_goes_along(
+    fine_tuned: Path, tmp_path: Path, unveil: Unveil
+) -> None:
+    """Exported, and renamed."""
+    run = shutil.copytree(fine_tuned, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"test_crop": 0.875}))
+    assert unveil("export", run, "--to", "safetensors", "--out", tmp_path / "mine.safetensors").status == 0
+    assert unveil("convert", run, "--to", tmp_path / "native.safetensors").status == 0
+    for name in ("run", "mine.safetensors", "native.safetensors"):
+        assert package.load(tmp_path / name).crop.share == 0.875
 
 
 @pytest.mark.parametrize("to", ["onnx", "torch-export"])

@@ -137,3 +137,13 @@ def test_what_is_no_classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ColourEmbedder, "encode_texts", lambda self, texts: torch.full((len(texts), 3), torch.nan))
     with pytest.raises(UnveilError, match="texts about 'red' with numbers that are not finite"):
         zero_shot_weights(ColourEmbedder(), NAMES, SENTENCES)
+
+
+def test_sentences_that_are_cut_off_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Each word of this one is a token, and two mark its ends; a long word that is one token is no reason."""
+    model = ColourEmbedder()
+    model.context_length = 8
+    zero_shot_weights(model, ["red", "photograph photograph"], ["{}", "a " * 4 + "{}", "a " * 7 + "{}"])
+    assert [record.message for record in caplog.records] == [
+        "2 of 6 texts are longer than the 8 tokens that the model reads, and are cut off there: a a a a a a a red ..."
+    ]

@@ -24,6 +24,7 @@ from unveil.tasks.classification.metrics import summarize
 from unveil.tasks.classification.suites.measure import LabelledMeasure
 from unveil.tasks.classification.view import collate_labelled
 from unveil.tasks.contrastive.embedder import Embedder
+from unveil.tasks.contrastive.prompts import warn_of_long
 from unveil.tasks.contrastive.retrieval import retrieval
 from unveil.tasks.contrastive.suites.frames import VideoSample
 from unveil.tasks.contrastive.suites.suite import Measure
@@ -197,6 +198,7 @@ def _retrieve(
     of_image = {place: row for part in parallel.gather(features.of_image) for place, row in part.items()}
     places = sorted(of_image)
     texts = [(row, text) for row, place in enumerate(places) for text in found.captions[place]]
+    warn_of_long([text for _, text in texts], embedder.context_length)
     result = retrieval(
         torch.from_numpy(np.stack([of_image[place] for place in places])),
         _embed_texts(embedder, [text for _, text in texts], parallel, f"{name}, texts", on_progress),

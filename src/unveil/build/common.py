@@ -12,6 +12,7 @@ from unveil.config import (
     ImageFiles,
     PretrainConfig,
     ProbeConfig,
+    UnveilError,
     ViTConfig,
 )
 from unveil.config.data import Source
@@ -74,7 +75,13 @@ def build_training_loader(
     *,
     paired: bool = False,
 ) -> TrainingLoader:
-    """Batches of a resolved configuration, for this process."""
+    """Batches of a resolved configuration, for this process.
+
+    Raises:
+        UnveilError: crops are to be resized on the device where no pre-training is.
+    """
+    if config.data.resize_on == "device" and not isinstance(config, PretrainConfig):
+        raise UnveilError("data.resize_on=device is for pre-training only; leave it out")
     assert config.optimization.micro_batch_size is not None and config.data.workers is not None
     return TrainingLoader(
         source,

@@ -14,9 +14,10 @@ from unveil.build.common import find_machine
 from unveil.build.comparison_parts import Parts
 from unveil.build.comparison_report import Row, write_comparison
 from unveil.build.comparison_teacher import (
-    TeacherNetwork,
+    TeacherEncoder,
     TeacherProbe,
     TeacherTarget,
+    TeacherViT,
     teacher_label,
     teacher_network,
 )
@@ -45,10 +46,16 @@ class Compared:
     """As in comparison.json; those that are finished."""
     stopped: bool
     """A signal ended it; the same command goes on."""
+    by_keyboard: bool = False
+    """That signal was Ctrl-C."""
 
 
 class _Stopped(Exception):
     """A signal came in the middle of a part."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
 
 
 @dataclass(kw_only=True)
@@ -91,8 +98,8 @@ class Comparison:
             for row in self._all_rows():
                 self.rows.append(row)
                 self.parallel.on_main(lambda: write_comparison(self.config, self.rows, self.out))
-        except _Stopped:
-            return Compared(rows=self.rows, stopped=True)
+        except _Stopped as signalled:
+            return Compared(rows=self.rows, stopped=True, by_keyboard=signalled.outcome.by_keyboard)
         return Compared(rows=self.rows, stopped=False)
 
     def _all_rows(self) -> Iterator[Row]:
@@ -133,37 +140,38 @@ class Comparison:
         return row
 
     def _teacher(self, target: TeacherTarget) -> Row:
-        """Of a teacher that is no plain ViT only the probe. With all labels one is enough: no seed changes it."""
+        """Probed, with all labels once: no seed changes that. And fine-tuned itself, for each seed."""
         row = Row(name=f"teacher {teacher_label(target)}", epochs=None)
         folder = self.out / f"teacher_{teacher_label(target).replace('/', '_')}"
         model = self.config.pretrain[0].model
         probed = TeacherProbe(
             target, model, self.config.probe, self.source, self.validation, device=self.parallel.device
         )
-        settings = to_json(self.config.probe) | {"target": to_json(target), "grid": list(model.grid)}
         image_size = 0
         for seed in range(1 if self.config.probe.labels is None else self.config.seeds):
             ended = self._parts.result(
                 folder / f"seed_{seed}" / "probe",
-                settings,
+                self.config.probe,
                 lambda s=seed: self.parallel.on_main(lambda: probed.result(s)),
+                beside={"target": to_json(target), "grid": list(model.grid)},
             )
             row.probe.append(ended["top1"])
             image_size = ended["image_size"]
-        network = self.parallel.on_main(lambda: teacher_network(target, image_size, folder))
+        network = self.parallel.on_main(lambda: teacher_network(probed, image_size, folder))
         if network is None:
-            row.note = "no plain ViT, so it is probed and not fine-tuned"
+            row.note = "its network cannot be fine-tuned, as the log says; its features are probed"
             return row
         for seed in range(self.config.seeds):
             row.finetune += self._finetune_teacher(network, folder / f"seed_{seed}", seed)
         return row
 
-    def _finetune_teacher(self, network: TeacherNetwork, folder: Path, seed: int) -> list[float]:
-        like = replace(
-            self.config.pretrain[0],
-            model=network.model,
-            data=replace(self.config.pretrain[0].data, normalization=network.normalization),
-        )
+    def _finetune_teacher(self, network: TeacherViT | TeacherEncoder, folder: Path, seed: int) -> list[float]:
+        like = self.config.pretrain[0]
+        if isinstance(network, TeacherEncoder):
+            wanted = network.wanted(self.config.finetune, self.parallel)
+            return self._finetune(wanted, like, folder, seed, init_from=None, encoder=network)
+        data = replace(like.data, normalization=network.normalization)
+        like = replace(like, model=network.model, data=data)
         return self._finetune(self.config.finetune, like, folder, seed, init_from=network.file)
 
     def _with_tokenizer(self, config: PretrainConfig, seed: int) -> PretrainConfig:
@@ -232,8 +240,13 @@ class Comparison:
         *,
         init_from: Path | None,
         learned: PretrainConfig | None = None,
+        encoder: TeacherEncoder | None = None,
     ) -> list[float]:
-        """Accuracy of each draw: of the averaged weights, where they are averaged."""
+        """Accuracy of each draw: of the averaged weights, where they are averaged.
+
+        Args:
+            encoder: in place of the network of `config`.
+        """
         accuracies = []
         for draw in range(self.config.draws):
             number = seed + BETWEEN_DRAWS * draw
@@ -257,13 +270,16 @@ class Comparison:
             ended = self._parts.result(
                 folder / f"finetune_{draw}",
                 resolved,
-                lambda c=resolved, i=images: self._finetune_once(c, i),
+                lambda c=resolved, i=images: self._finetune_once(c, i, encoder),
+                beside=None if encoder is None else encoder.described,
                 learned=learned,
             )
             accuracies.append(ended["accuracy"])
         return accuracies
 
-    def _finetune_once(self, config: ClassificationConfig, images: ImageSource) -> dict[str, Any]:
+    def _finetune_once(
+        self, config: ClassificationConfig, images: ImageSource, encoder: TeacherEncoder | None
+    ) -> dict[str, Any]:
         """Without a folder: a part that was cut short begins anew."""
         _, outcome = finetune(
             config,
@@ -271,6 +287,7 @@ class Comparison:
             parallel=self.parallel,
             watchers=self.watch("fine-tuning"),
             validation=self.validation,
+            backbone=None if encoder is None else encoder.backbone(config.data.normalization),
         )
         _check_stopped(outcome)
         found = outcome.metrics
@@ -304,4 +321,4 @@ def _warmup_share(config: PretrainConfig, images: int) -> float:
 
 def _check_stopped(outcome: Outcome) -> None:
     if outcome.stopped:
-        raise _Stopped
+        raise _Stopped(outcome)

@@ -1,7 +1,8 @@
 """Work that is done once: each part of a comparison has a folder with its settings and what came out."""
 
+import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ RESULT = "result.json"
 PLACES = frozenset({"init_from", "objective.tokenizer"})
 """Paths of other parts in the settings of one: they move with the folder."""
 
+LEARNED = "pretraining."
+"""In front of the settings of the part that another one starts from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
@@ -29,27 +33,40 @@ class Parts:
     """Told the name of each part that begins."""
 
     def result(
-        self, place: Path, settings: Any, work: Callable[[], dict[str, Any]], *, learned: Any = None
+        self,
+        place: Path,
+        settings: Any,
+        work: Callable[[], dict[str, Any]],
+        *,
+        beside: dict[str, Any] | None = None,
+        learned: Any = None,
     ) -> dict[str, Any]:
         """What came out of a part: read where it is finished, else worked out now. Every process must call it.
 
         Args:
-            settings: a configuration, or JSON values.
+            settings: a configuration.
+            beside: JSON values to be compared beside it, or in the place of some of its own.
             learned: configuration of the part that it starts from, which it depends on, too.
 
         Raises:
             UnveilError: it was finished with other settings or other images.
         """
-        described = _described(settings) | {f"data.{name}": value for name, value in flatten(self.data).items()}
+        described = flatten(to_json(settings) | (beside or {}))
+        usual = _defaults(settings)
+        described |= {f"data.{name}": value for name, value in flatten(self.data).items()}
         if learned is not None:
-            described |= {f"pretraining.{name}": value for name, value in _described(learned).items()}
+            described |= {f"{LEARNED}{name}": value for name, value in flatten(to_json(learned)).items()}
+            usual |= {f"{LEARNED}{name}": value for name, value in _defaults(learned).items()}
+        described = _counting(described)
         file, name = place / RESULT, str(place.relative_to(self.folder))
         found = self.parallel.on_main(lambda: read_json(file) if file.is_file() else None)
         if found is not None:
-            _check_same(name, found["settings"], described)
+            _check_same(name, _counting(usual | found["settings"]), _counting(usual | described))
             return found["result"]
         self.on_part(name)
         result = work()
+        # What trained refers to itself here and there, and would keep gigabytes of targets until Python looks for such.
+        gc.collect()
 
         def write() -> None:
             place.mkdir(parents=True, exist_ok=True)
@@ -59,10 +76,22 @@ class Parts:
         return result
 
 
-def _described(settings: Any) -> dict[str, Any]:
-    """Settings by dotted name, without those that change no result, and without the places of other parts."""
-    values = settings if isinstance(settings, dict) else to_json(settings)
-    return {name: value for name, value in flatten(values).items() if name not in MAY_CHANGE_ON_RESUME | PLACES}
+def _counting(settings: dict[str, Any]) -> dict[str, Any]:
+    """By dotted name, without those that change no result, and without the places of other parts."""
+    free = MAY_CHANGE_ON_RESUME | PLACES
+    return {name: value for name, value in settings.items() if name.removeprefix(LEARNED) not in free}
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """By dotted name. A part that was finished before a setting came into being had it at its default."""
+    usual: dict[str, Any] = {}
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if setting.default is not MISSING:
+            usual |= flatten(to_json(setting.default), setting.name)
+        if is_dataclass(value):
+            usual |= {f"{setting.name}.{name}": default for name, default in _defaults(value).items()}
+    return usual
 
 
 def _check_same(name: str, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -53,9 +53,9 @@ def export(
             case "timm":
                 difference, loading = _timm(network, work, folder, classes, crop_share)
             case "safetensors":
-                difference, loading = _safetensors(network, work / file, folder / file, source, classes)
+                difference, loading = _safetensors(network, work / file, folder / file, source, classes, crop_share)
             case "onnx":
-                difference, loading = _onnx(network, work / file, folder / file, classes, batch_size)
+                difference, loading = _onnx(network, work / file, folder / file, classes, crop_share, batch_size)
             case "torch-export":
                 difference, loading = _torch_export(network, work / file, folder / file, batch_size)
         checked = (
@@ -155,7 +155,7 @@ def _timm_features(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _safetensors(
-    network: Deployable, work: Path, file: Path, source: Path, classes: tuple[str, ...]
+    network: Deployable, work: Path, file: Path, source: Path, classes: tuple[str, ...], crop_share: float
 ) -> tuple[float, str]:
     """Our own names, with everything that `unveil.load` needs in the file's header."""
     from safetensors.torch import load_file
@@ -165,6 +165,7 @@ def _safetensors(
         "classes": list(classes) or None,
         "normalization": network.normalization,
         "pooling": None if network.classifier is None else network.classifier.pooling,
+        "test_crop": crop_share,
     }
     state = network.native()
     write_weights(work, state, notes(known, layout="native", source=source))
@@ -181,7 +182,12 @@ model = unveil.load("{file}")
 
 
 def _onnx(
-    network: Deployable, work: Path, file: Path, classes: tuple[str, ...], batch_size: int | None
+    network: Deployable,
+    work: Path,
+    file: Path,
+    classes: tuple[str, ...],
+    crop_share: float,
+    batch_size: int | None,
 ) -> tuple[float, str]:
     try:
         import onnxruntime
@@ -201,6 +207,7 @@ def _onnx(
     )
     assert program is not None
     program.model.metadata_props["classes"] = json.dumps(list(classes))
+    program.model.metadata_props["test_crop"] = str(crop_share)
     program.save(work)
     session = onnxruntime.InferenceSession(work, providers=["CPUExecutionProvider"])
     difference = 0.0
@@ -217,7 +224,8 @@ images = numpy.zeros(({batch_size or "any number of images"}, 3, {size}, {size})
 {", ".join(network.outputs)} = session.run(None, {{"images": images}}){"[0]" if len(network.outputs) == 1 else ""}
 ```
 
-The images are bytes, 0 to 255: the normalisation is inside. The names of the classes are in the file's metadata."""
+The images are bytes, 0 to 255: the normalisation is inside. In the file's metadata are the names of the classes, and as
+"test_crop" the share of the short side whose middle square the network sees."""
     return difference, loading.replace("(any number of images,", "(5,")
 
 

@@ -30,6 +30,16 @@ class Towers(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True)
+class Transform:
+    """A picture of any mode at a model's size, as bytes. Can be sent to the data workers without the model."""
+
+    prepare: Callable[[Image.Image], UInt8[Tensor, "3 h w"]]
+
+    def __call__(self, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+        return self.prepare(upright_rgb(image))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClipModel:
     """Images and texts in one space: `unveil.load_clip` makes one. Nothing here needs gradients or changes it."""
@@ -79,9 +89,10 @@ class ClipModel:
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def transform(self, image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    @property
+    def transform(self) -> Transform:
         """A picture of any mode at the model's size, as bytes; the normalisation comes later, in `encode_images`."""
-        return self.prepare(upright_rgb(image))
+        return Transform(self.prepare)
 
     @torch.no_grad()
     def encode_images(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unveil.build.common import build_source, build_training_loader
+from unveil.build.runs import begins_anew, held_out, train_run
 from unveil.config import (
     EmaTarget,
     FashionScenes,
@@ -23,15 +24,13 @@ from unveil.config import (
     VectorQuantizedDistillation,
 )
 from unveil.config.data import CenterCrop, RandomResizedCrop
-from unveil.config.resolve import MAY_CHANGE_ON_RESUME
-from unveil.config.serialize import to_json
 from unveil.data.crops import crop_box, resize_crop
-from unveil.data.loader import EvaluationLoader
-from unveil.data.order import ORDER_NAME
-from unveil.data.reading import Collate
+from unveil.data.device_crops import DeviceCrops
+from unveil.data.device_decoding import UndecodedJpegs
+from unveil.data.reading import Batch, Collate
+from unveil.data.sources.base import EncodedSource, UnreadableSample
 from unveil.data.sources.base import Source as ImageSource
-from unveil.data.sources.base import UnreadableSample
-from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink, build_sinks, evaluate, train
+from unveil.engine import Outcome, Parallel, Sink
 from unveil.models.vit import ViT
 from unveil.pretext.distillation import Distillation
 from unveil.pretext.masked_modelling import MaskedModelling
@@ -142,50 +141,42 @@ def pretrain(
     Raises:
         UnveilError: whatever the person can mend.
     """
-    optimization, engine = config.optimization, config.engine
     # Before the run's folder is made: what turns out to be impossible here must leave no run behind.
     task = build_pretext(config)
     if isinstance(task.target, EmbeddedTeacher):
         task.target.fit(examples(source, teacher_size(config, task) or config.model.image_size))
-    report = None
-    if config.init_from is not None and not RunFolder(out).checkpoints.steps():
-        report = load_backbone(task.backbone, Path(config.init_from))
+    reports = []
+    if config.init_from is not None and begins_anew(out):
+        reports.append(load_backbone(task.backbone, Path(config.init_from)))
         if isinstance(task.target, EmaTeacher):
             task.target.copy_from(task.backbone)
     cache = None
     if config.cache_targets:
-        if isinstance(task, TokenPrediction):
-            raise UnveilError("a tokeniser's codes are not cached; leave cache_targets out")
+        assert not isinstance(task, TokenPrediction)  # The configuration refuses that.
         random_crops = isinstance(config.data.crop, RandomResizedCrop)
         cache = task.cache = TargetCache(task.target, len(source), flips=config.data.flip, random_crops=random_crops)
     view, collate = view_and_collate(config, task)
-    loader = build_training_loader(config, source, view, collate, parallel)
+    steps = training_steps(config, task, source, parallel)
     validation = _validation(config, task, view, collate, parallel)
-    sinks = (*build_sinks(out, engine.trackers, to_json(config)), *watchers)
-    with RunFolder.open(
-        out,
-        config=to_json(config),
-        data={"order": ORDER_NAME, "parts": source.digest() | _other_parts(task)},
-        parallel=parallel,
-        allowed_changes=MAY_CHANGE_ON_RESUME,
-        keep_last=engine.keep_last,
-    ) as run:
-        if report is not None:
-            logger.info("%s", report)
+
+    def to_the_teacher() -> None:
         task.target.to(parallel.device)
         if cache is not None:
             _fill(cache, config, task, source, parallel, on_cache)
-        outcome = train(
-            task,
-            loader.steps,
-            optimization=optimization,
-            settings=engine,
-            parallel=parallel,
-            run=run,
-            sinks=sinks,
-            evaluate=validation,
-            after_step=lambda updated: task.after_step(updated, parallel.sum_),
-        )
+
+    outcome = train_run(
+        config,
+        task,
+        steps,
+        parts=source.digest() | _other_parts(task),
+        out=out,
+        parallel=parallel,
+        watchers=watchers,
+        evaluation=validation,
+        reports=reports,
+        at_start=to_the_teacher,
+        after_step=lambda updated: task.after_step(updated, parallel.sum_),
+    )
     return task, outcome
 
 
@@ -203,11 +194,33 @@ def view_and_collate(config: PretrainConfig, task: Pretext) -> tuple[WholeView, 
         flip=config.data.flip,
         image_size=config.model.image_size,
         teacher_size=None if config.cache_targets else teacher_size(config, task),
+        resized_on_device=config.data.resize_on == "device",
     )
     if not isinstance(config.objective, MaskedRegression | MaskedTokenPrediction):
         return view, collate_whole
     masking, grid = masking_function(config.masking), config.model.grid
     return MaskedView(**vars(view), grid=grid, masking=masking), MaskedCollate(limit=masking.limit(grid))
+
+
+def training_steps(
+    config: PretrainConfig, task: Pretext, source: ImageSource, parallel: Parallel
+) -> Callable[[int, int], Iterator[list[Batch]]]:
+    """This process's micro-batches of each step: what workers have read, finished on the device where that is wanted.
+
+    Raises:
+        UnveilError: the device shall decode images that are not in files.
+    """
+    if config.data.decode_on == "device":
+        if not isinstance(source, EncodedSource):
+            raise UnveilError("data.decode_on=device needs images in files or tars; leave it out")
+        source = UndecodedJpegs(source)
+    loader = build_training_loader(config, source, *view_and_collate(config, task), parallel)
+    if config.data.resize_on == "workers":
+        return loader.steps
+    finish = DeviceCrops(
+        parallel.device, config.model.image_size, None if config.cache_targets else teacher_size(config, task)
+    )
+    return lambda first, last: map(finish, loader.steps(first, last))
 
 
 def examples(source: ImageSource, size: int) -> UInt8[Tensor, "b 3 h w"]:
@@ -266,16 +279,12 @@ def _validation(
 ) -> Callable[[], dict[str, float]] | None:
     if config.data.validation is None:
         return None
-    assert config.optimization.micro_batch_size is not None and config.data.workers is not None
-    loader = EvaluationLoader(
-        build_source(config.data.validation),
-        # Released code: short side to 256, middle 224. The cache, if there is one, knows the training images only.
-        replace(view, crop=CenterCrop(share=224 / 256), flip=False, teacher_size=teacher_size(config, task)),
-        collate,
-        batch_size=config.optimization.micro_batch_size,
-        rank=parallel.rank,
-        world_size=parallel.world_size,
-        workers=config.data.workers,
+    # Released code: short side to 256, middle 224. The cache, if there is one, knows the training images only.
+    view = replace(
+        view,
+        crop=CenterCrop(share=224 / 256),
+        flip=False,
+        teacher_size=teacher_size(config, task),
+        resized_on_device=False,
     )
-    precision = Precision.of(config.engine.precision, parallel.device)
-    return lambda: evaluate(task, loader, parallel, precision)
+    return held_out(config, task, build_source(config.data.validation), view, collate, parallel)

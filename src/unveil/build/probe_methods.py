@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +11,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unveil.build.common import build_training_loader
+from unveil.build.runs import train_run
 from unveil.config import CenterCrop, ProbeConfig
-from unveil.config.resolve import MAY_CHANGE_ON_RESUME
-from unveil.config.serialize import to_json
 from unveil.data.loader import TrainingLoader
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.subset import SubsetSource
-from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink, build_sinks, evaluate, train
+from unveil.engine import Outcome, Parallel, Precision, Sink, evaluate
 from unveil.tasks.classification.feature_table import (
     FeatureTable,
     FrozenFeatures,
@@ -67,11 +65,11 @@ class Bench:
     watchers: tuple[Sink, ...]
     out: Path | None
     """Folder of the probe."""
-    data: dict[str, Any]
-    """What it is probed on, for the folders of runs."""
+    parts: dict[str, Any]
+    """What it is probed on: digests of the images."""
 
-    def measure(self, method: Method, rows: Int64[Tensor, "n"], draw: int) -> Measured | None:
-        """Learn from `rows` of the images; None where a signal ended it. Every process must call it."""
+    def measure(self, method: Method, rows: Int64[Tensor, "n"], draw: int) -> Measured | Outcome:
+        """Learn from `rows` of the images; where a signal ended it, its outcome. Every process must call it."""
         match method:
             case "linear":
                 return self._linear(rows, draw)
@@ -113,13 +111,13 @@ class Bench:
         )
         return Measured(self._judge(logits))
 
-    def _linear(self, rows: Int64[Tensor, "n"], draw: int) -> Measured | None:
+    def _linear(self, rows: Int64[Tensor, "n"], draw: int) -> Measured | Outcome:
         config = replace(self.config, engine=replace(self.config.engine, seed=self.config.engine.seed + draw))
         torch.manual_seed(config.engine.seed)
         task = LinearProbe(self.frozen, config.classes, sum_over_processes=self.parallel.sum_)
         outcome = self._train(task, config, rows, "linear" if config.draws == 1 else f"linear_{draw + 1}")
         if outcome.stopped:
-            return None
+            return outcome
         weight, bias = task.folded()
         return self._judge_head((weight.cpu(), bias.cpu()))
 
@@ -129,28 +127,16 @@ class Bench:
             self._looked_up(config, crop.share, rows) if isinstance(crop, CenterCrop) else self._computed(config, rows)
         )
         precision = Precision.of(config.engine.precision, self.parallel.device)
-        sinks, folder = self.watchers, None
-        if self.out is not None:
-            sinks = (*build_sinks(self.out / name, config.engine.trackers, to_json(config)), *sinks)
-            folder = RunFolder.open(
-                self.out / name,
-                config=to_json(config),
-                data=self.data,
-                parallel=self.parallel,
-                allowed_changes=MAY_CHANGE_ON_RESUME,
-                keep_last=config.engine.keep_last,
-            )
-        with folder or nullcontext() as run:
-            return train(
-                task,
-                steps,
-                optimization=config.optimization,
-                settings=config.engine,
-                parallel=self.parallel,
-                run=run,
-                sinks=sinks,
-                evaluate=lambda: evaluate(task, self._batches(), self.parallel, precision),
-            )
+        return train_run(
+            config,
+            task,
+            steps,
+            parts=self.parts,
+            out=None if self.out is None else self.out / name,
+            parallel=self.parallel,
+            watchers=self.watchers,
+            evaluation=lambda: evaluate(task, self._batches(), self.parallel, precision),
+        )
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """This process's share of the validation images."""

@@ -22,7 +22,7 @@ from unveil.data.sources.base import JoinedSource
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.labelled import LabelledSource
 from unveil.data.sources.subset import SubsetSource
-from unveil.engine import Parallel, Precision, RunFolder, Sink
+from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink
 from unveil.models.vit import ViT
 from unveil.tasks.classification.feature_table import FeatureTable, FrozenFeatures, read_table
 from unveil.tasks.classification.frozen_features import few_labels
@@ -49,6 +49,8 @@ class Probed:
     """As in report.json; {} where it stopped."""
     stopped: bool
     """A signal ended it; the same command goes on."""
+    by_keyboard: bool = False
+    """That signal was Ctrl-C."""
 
 
 def probe(
@@ -84,8 +86,8 @@ def probe(
     draws = draw_labels(config, source)
     chosen = np.unique(np.concatenate(draws))
     images = source if len(chosen) == len(source) else SubsetSource(source, chosen.tolist())
-    data = {"order": ORDER_NAME, "parts": _parts(source, validation)}
-    with nullcontext() if out is None else _open_run(out, config, data, parallel):
+    parts = _parts(source, validation)
+    with nullcontext() if out is None else _open_run(out, config, parts, parallel):
 
         def look(at: ImageSource, what: str, share: float, *, mirrored: bool) -> FeatureTable:
             table = read_table(
@@ -114,15 +116,15 @@ def probe(
             parallel=parallel,
             watchers=watchers,
             out=out,
-            data=data,
+            parts=parts,
         )
         found: dict[Method, list[Measured]] = {method: [] for method in methods}
         for draw, places in enumerate(draws):
             rows = torch.from_numpy(np.searchsorted(chosen, places))
             for method in methods:
                 measured = bench.measure(method, rows, draw)
-                if measured is None:
-                    return Probed(report={}, stopped=True)
+                if isinstance(measured, Outcome):
+                    return Probed(report={}, stopped=True, by_keyboard=measured.by_keyboard)
                 found[method].append(measured)
         report = parallel.on_main(
             lambda: write_probe(
@@ -268,7 +270,8 @@ def _parts(source: ImageSource, validation: ImageSource) -> dict[str, Any]:
     return source.digest() | {f"validation: {name}": part for name, part in validation.digest().items()}
 
 
-def _open_run(out: Path, config: ProbeConfig, data: dict[str, Any], parallel: Parallel) -> RunFolder:
+def _open_run(out: Path, config: ProbeConfig, parts: dict[str, Any], parallel: Parallel) -> RunFolder:
+    data = {"order": ORDER_NAME, "parts": parts}
     return RunFolder.open(
         out, config=to_json(config), data=data, parallel=parallel, allowed_changes=MAY_CHANGE_ON_RESUME
     )

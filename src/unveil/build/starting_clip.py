@@ -1,7 +1,8 @@
 """What a CLIP starts from: towers from different places, or a whole CLIP."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def start_clip(clip: Clip, config: ContrastiveConfig) -> list[LoadReport]:
         return [_load_whole(clip, Path(config.init_from).expanduser())]
     reports = []
     if config.vision_init is not None:
-        reports.append(load_backbone(clip.visual, Path(config.vision_init).expanduser()))
+        with _calling_it_vision():
+            reports.append(load_backbone(clip.visual, Path(config.vision_init).expanduser()))
     if config.text_init is not None:
         reports.append(load_text(clip.text, Path(config.text_init).expanduser(), projection=False))
     return reports
@@ -83,13 +85,22 @@ def _of_weights(config: ContrastiveConfig, settings: Sequence[str]) -> tuple[Cli
         found = read_clip(Path(config.init_from).expanduser(), settings=told)
         model, normalization = found.config, known_about(found.file).get("normalization")
     if config.vision_init is not None:
-        # Of an image tower that stands alone the settings are called as those of any network.
         told = [setting.replace("model.vision.", "model.", 1) for setting in settings]
-        vision, normalization = network_in(Path(config.vision_init).expanduser(), told)
+        with _calling_it_vision():
+            vision, normalization = network_in(Path(config.vision_init).expanduser(), told)
         model = replace(model, vision=vision)
     if config.text_init is not None:
         model = replace(model, text=_text_in(Path(config.text_init).expanduser(), settings))
     return model, normalization
+
+
+@contextmanager
+def _calling_it_vision() -> Iterator[None]:
+    """What is said of an image tower that stands alone calls its settings as those of any network."""
+    try:
+        yield
+    except UnveilError as error:
+        raise UnveilError(str(error).replace("--set model.", "--set model.vision.")) from error
 
 
 def _text_in(path: Path, settings: Sequence[str]) -> TextConfig:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unveil.config import ClassificationConfig, UnveilError, ViTConfig
 from unveil.data.normalization import Normalization
+from unveil.models.vit import ViT
 from unveil.tasks.classification.task import Classification
 from unveil.weights.families import recognize
 from unveil.weights.infer import head_of, known_about, pooling_of, vision_of
@@ -56,7 +57,7 @@ def start_from(task: Classification, config: ClassificationConfig) -> LoadReport
         UnveilError: weights of another network, or a head that is not there, sees something else, or is of other
             classes.
     """
-    assert config.init_from is not None
+    assert config.init_from is not None and isinstance(task.backbone, ViT)
     path = Path(config.init_from)
     report = load_backbone(task.backbone, path)
     file, state = read_backbone(path)

@@ -1,6 +1,7 @@
 """`unveil clip train`: contrastive training on images with captions."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -13,18 +14,17 @@ from unveil.cli.options import (
     describe_network,
     describe_recipe,
     describe_run,
-    no_memory,
 )
+from unveil.cli.training import Count, Training, run_training
 from unveil.config import ContrastiveConfig, ImageFiles, TowerOptimization, UnveilError
 from unveil.config.override import recipe_named
 from unveil.config.resolve import Machine, resolve
 from unveil.recipes import CONTRASTIVE, choose_contrastive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from unveil.data.sources.base import Source
     from unveil.data.sources.captions import CaptionedSource
+    from unveil.tasks.contrastive.caption_report import CaptionReport
 
 HELD_OUT_AT_MOST = 5000
 """Pairs: as many as COCO's retrieval benchmark has images."""
@@ -66,40 +66,28 @@ class ClipTrain(RunOptions):
     """Train on everything."""
 
     def run(self) -> int:
-        import torch
+        return run_training(self, self.prepare)
 
-        from unveil.build import find_machine, train_clip
-        from unveil.cli.terminal import counting, log_on_terminal
-        from unveil.engine import ConsoleProgress, Parallel
+    def prepare(self, machine: Machine, on_progress: Count | None) -> Training:
+        """Raises UnveilError as `open` and `configure` do."""
+        from unveil.build import train_clip
+        from unveil.tasks.contrastive.caption_report import report_captions
+        from unveil.tasks.contrastive.tokens import Tokenizer
 
-        self.check()
-        with Parallel.start() as parallel, log_on_terminal(parallel.rank):
-            machine = find_machine(parallel)
-            with counting("images", shown=parallel.is_main) as count:
-                pairs = self.open(count)
-            config, out = self.configure(pairs, machine)
-            if parallel.is_main:
-                print(describe(config, pairs, machine, out, chosen=self.recipe is None), flush=True)
-            if self.dry_run:
-                return 0
-            try:
-                _, outcome = train_clip(
-                    config,
-                    pairs.source,
-                    out=out,
-                    parallel=parallel,
-                    watchers=(ConsoleProgress("training"),),
-                    validation=pairs.validation,
-                )
-            except torch.OutOfMemoryError as error:
-                raise UnveilError(no_memory(config)) from error
-            if parallel.is_main and outcome.stopped:
-                print(f"stopped and saved at step {outcome.step}; the same command goes on from there")
-            elif parallel.is_main:
-                print(f"done: {out}/checkpoints/step_{outcome.step:08d}, {summary(outcome.metrics)}")
-        return 143 if outcome.stopped else 0
+        pairs = self.open(on_progress)
+        config, out = self.configure(pairs, machine)
+        tokenizer = Tokenizer(config.model.text.context_length)
+        captions = report_captions(pairs.whole, tokenizer, config.optimization.global_batch_size)
+        return Training(
+            config=config,
+            out=out,
+            description=describe(config, pairs, captions, machine, out, chosen=self.recipe is None),
+            doing="training",
+            train=partial(train_clip, config, pairs.source, out=out, validation=pairs.validation, captions=captions),
+            summary=summary,
+        )
 
-    def open(self, on_progress: "Callable[[int], None] | None" = None) -> Pairs:
+    def open(self, on_progress: Count | None = None) -> Pairs:
         """Training and validation pairs.
 
         Raises:
@@ -154,11 +142,10 @@ class ClipTrain(RunOptions):
         return resolve(self.change(config), images=len(pairs.source), machine=machine), out
 
 
-def describe(config: ContrastiveConfig, pairs: Pairs, machine: Machine, out: Path, *, chosen: bool) -> str:
+def describe(
+    config: ContrastiveConfig, pairs: Pairs, captions: "CaptionReport", machine: Machine, out: Path, *, chosen: bool
+) -> str:
     """What is about to happen, in the lines that a person wants to check before paying for it."""
-    from unveil.tasks.contrastive.caption_report import report_captions
-    from unveil.tasks.contrastive.tokens import Tokenizer
-
     text, count = config.model.text, len(pairs.source)
     whole = "" if config.init_from is None else f", weights from {config.init_from}"
     if pairs.validation is None:
@@ -167,13 +154,10 @@ def describe(config: ContrastiveConfig, pairs: Pairs, machine: Machine, out: Pat
         held_out = describe_images(pairs.validation)
     else:
         held_out = f"{len(pairs.validation):,} pairs held out"
-    captions = report_captions(
-        pairs.whole, Tokenizer(text.context_length), config.optimization.global_batch_size
-    ).lines()
     lines = [
         describe_recipe(config, count, machine, chosen=chosen),
         ("images", describe_images(pairs.source)),
-        *captions,
+        *captions.lines(),
         ("validation", held_out),
         ("image tower", describe_network(config.model.vision, init_from=config.vision_init) + whole),
         (

@@ -9,6 +9,7 @@ import tyro
 
 from unveil.cli.finetune import FinetuneClassification, LabelledData
 from unveil.cli.options import Number, as_table, describe_images
+from unveil.cli.training import status_of
 from unveil.config import ImageFiles, MaskedTokenPrediction, PretrainConfig, UnveilError
 from unveil.config.comparison import ComparisonConfig
 from unveil.config.override import override, recipe_named
@@ -17,7 +18,7 @@ from unveil.recipes import CLASSIFICATION, PRETRAINING
 from unveil.recipes.small_data_classification import probe_small
 
 SIDES = ("pretrain", "tokenizer", "finetune", "scratch", "probe")
-"""What --set NAME=VALUE begins with."""
+"""What --set NAME=VALUE begins with, or with the name of a recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,8 @@ class Compare:
     set: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE", help_behavior_hint=""), tyro.conf.UseAppendAction
     ] = ()
-    """Any other setting of pretrain, tokenizer, finetune, scratch or probe: --set finetune.optimization.epochs=50"""
+    """Any other setting: of pretrain (all recipes), of one recipe (small_cpu.masking.ratio=0.5), of tokenizer,
+    finetune, scratch or probe."""
     dry_run: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
     """Print what would happen, and stop."""
 
@@ -74,6 +76,7 @@ class Compare:
         from unveil.cli.terminal import counting, log_on_terminal
         from unveil.engine import ConsoleProgress, Parallel
 
+        self.check()
         with Parallel.start() as parallel, log_on_terminal(parallel.rank):
             with counting("images", shown=parallel.is_main) as count:
                 data = self.open(count)
@@ -102,12 +105,25 @@ class Compare:
             elif parallel.is_main:
                 print(as_markdown(config, compared.rows), end="")
                 print(f"written: {self.out / DOCUMENT}, {self.out / PICTURE}")
-        return 143 if compared.stopped else 0
+        return status_of(compared)
+
+    def check(self) -> None:
+        """Before any image is looked for.
+
+        Raises:
+            UnveilError: a recipe or a setting without a name, or of a name that is not known; no images.
+        """
+        if not self.recipes:
+            raise UnveilError("which recipes are to be compared? unveil recipes lists them")
+        for name in self.recipes:
+            recipe_named(name, PRETRAINING)
+        recipe_named(self.finetune, CLASSIFICATION)
+        self._settings()
+        if not self.data:
+            raise UnveilError("which images are the recipes to be compared on? give --data DATA, with labels")
 
     def open(self, on_progress: Callable[[int], None] | None = None) -> LabelledData:
         """Raises UnveilError as `unveil finetune classification` does."""
-        if not self.data:
-            raise UnveilError("which images are the recipes to be compared on? give --data DATA, with labels")
         same = FinetuneClassification(data=self.data, validation=self.validation, classes=self.classes)
         return same.open(on_progress)
 
@@ -117,10 +133,8 @@ class Compare:
         Raises:
             UnveilError: an option that does not fit.
         """
-        if not self.recipes:
-            raise UnveilError("which recipes are to be compared? unveil recipes lists them")
         settings = self._settings()
-        pretrain = tuple(self._pretraining(recipe_named(name, PRETRAINING)(), data, settings) for name in self.recipes)
+        pretrain = tuple(self._pretraining(name, data, settings) for name in self.recipes)
         finetune = recipe_named(self.finetune, CLASSIFICATION)()
         scratch = replace(finetune, optimization=replace(finetune.optimization, layer_decay=None))
         probe = replace(probe_small(), labels=self.probe_labels, draws=1)
@@ -145,21 +159,21 @@ class Compare:
             UnveilError: one that is of none of them.
         """
         workers = [] if self.workers is None else [f"data.workers={self.workers}"]
-        found = {side: list(workers) for side in SIDES}
+        sides = (*SIDES, *self.recipes)
+        found = {side: [] if side in self.recipes else list(workers) for side in sides}
         for text in self.set:
             side, dot, rest = text.partition(".")
             if side not in found or not dot:
-                raise UnveilError(f"--set {text}: begin the name with {', '.join(SIDES[:-1])} or {SIDES[-1]} and a dot")
+                raise UnveilError(f"--set {text}: begin the name with {', '.join(sides[:-1])} or {sides[-1]} and a dot")
             found[side].append(rest)
         return found
 
-    def _pretraining(
-        self, config: PretrainConfig, data: LabelledData, settings: dict[str, list[str]]
-    ) -> PretrainConfig:
+    def _pretraining(self, recipe: str, data: LabelledData, settings: dict[str, list[str]]) -> PretrainConfig:
+        config = recipe_named(recipe, PRETRAINING)()
         config = replace(config, data=replace(config.data, source=ImageFiles(paths=data.paths)))
         if self.teacher is not None:
             config = replace(config, target=parse_teacher(self.teacher))
-        return override(config, settings["pretrain"])
+        return override(config, [*settings["pretrain"], *settings.get(recipe, [])])
 
     def _tokenizer(
         self, pretrain: tuple[PretrainConfig, ...], data: LabelledData, settings: dict[str, list[str]]
@@ -182,7 +196,7 @@ class Compare:
                 f"the recipes need {len(wanted)} tokenisers ({', '.join(sorted(wanted))}); compare them "
                 "one after the other, or train these first"
             )
-        tokenizer = self._pretraining(recipe_named(wanted.pop(), PRETRAINING)(), data, settings)
+        tokenizer = self._pretraining(wanted.pop(), data, settings)
         return override(tokenizer, settings["tokenizer"])
 
 

@@ -1,6 +1,7 @@
 """`unveil finetune`: a network for a task, from labelled images."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -13,8 +14,8 @@ from unveil.cli.options import (
     describe_network,
     describe_recipe,
     describe_run,
-    no_memory,
 )
+from unveil.cli.training import Count, Training, run_training
 from unveil.config import (
     AugmentationConfig,
     ClassificationConfig,
@@ -28,8 +29,6 @@ from unveil.config.resolve import Machine, resolve
 from unveil.recipes import CLASSIFICATION, choose_classification
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from unveil.data.sources.base import Source
 
 SIZES = ("width", "depth", "heads", "mlp_width", "activation", "norm_before_blocks")
@@ -64,40 +63,24 @@ class FinetuneClassification(RunOptions):
     """Names of the classes in order, one a line. Left out: from the data."""
 
     def run(self) -> int:
-        import torch
+        return run_training(self, self.prepare)
 
-        from unveil.build import find_machine, finetune
-        from unveil.cli.terminal import counting, log_on_terminal
-        from unveil.engine import ConsoleProgress, Parallel
+    def prepare(self, machine: Machine, on_progress: Count | None) -> Training:
+        """Raises UnveilError as `open` and `configure` do."""
+        from unveil.build import finetune
 
-        self.check()
-        with Parallel.start() as parallel, log_on_terminal(parallel.rank):
-            machine = find_machine(parallel)
-            with counting("images", shown=parallel.is_main) as count:
-                data = self.open(count)
-            config, out = self.configure(data, machine)
-            if parallel.is_main:
-                print(describe(config, data, machine, out, chosen=self.recipe is None), flush=True)
-            if self.dry_run:
-                return 0
-            try:
-                _, outcome = finetune(
-                    config,
-                    data.source,
-                    out=out,
-                    parallel=parallel,
-                    watchers=(ConsoleProgress("fine-tuning"),),
-                    validation=data.validation,
-                )
-            except torch.OutOfMemoryError as error:
-                raise UnveilError(no_memory(config)) from error
-            if parallel.is_main and outcome.stopped:
-                print(f"stopped and saved at step {outcome.step}; the same command goes on from there")
-            elif parallel.is_main:
-                print(f"done: {out}/checkpoints/step_{outcome.step:08d}, {summary(outcome.metrics)}")
-        return 143 if outcome.stopped else 0
+        data = self.open(on_progress)
+        config, out = self.configure(data, machine)
+        return Training(
+            config=config,
+            out=out,
+            description=describe(config, data, machine, out, chosen=self.recipe is None),
+            doing="fine-tuning",
+            train=partial(finetune, config, data.source, out=out, validation=data.validation),
+            summary=summary,
+        )
 
-    def open(self, on_progress: "Callable[[int], None] | None" = None) -> LabelledData:
+    def open(self, on_progress: Count | None = None) -> LabelledData:
         """Training and validation images.
 
         Raises:

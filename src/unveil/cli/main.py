@@ -73,8 +73,8 @@ def choice_of_command(*, brief: bool) -> Any:
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
-    Status: 0 done, 1 something that a person can mend, 2 options that do not exist, 130 stopped by Ctrl-C at once,
-    143 stopped by Ctrl-C or SIGTERM after saving, so that the same command goes on.
+    Status: 0 done, 1 something that a person can mend, 2 options that do not exist; stopped by Ctrl-C 130, by SIGTERM
+    143, after saving, so that the same command goes on; or, by a second Ctrl-C, at once.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command = tyro.cli(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -35,6 +35,10 @@ class RunOptions:
     """Images per step, over all devices and micro-batches."""
     seed: Number = None
     """Of everything random."""
+    parallel: Annotated[
+        Literal["ddp", "zero1", "fsdp"] | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")
+    ] = None
+    """What torchrun's processes divide: the images (ddp), and the optimizer (zero1), and the weights (fsdp)."""
     workers: Number = None
     """Processes that read images."""
     checkpoint_every: Number = None
@@ -70,6 +74,7 @@ class RunOptions:
             "optimization.epochs": self.epochs,
             "optimization.global_batch_size": self.global_batch_size,
             "engine.seed": self.seed,
+            "engine.parallel": self.parallel,
             "engine.checkpoint_every": self.checkpoint_every,
             "engine.log_every": self.log_every,
             "data.workers": self.workers,
@@ -108,6 +113,7 @@ def describe_run(config: Run, count: int, machine: Machine, out: Path) -> list[t
     assert optimization.steps is not None
     passes = optimization.steps * optimization.global_batch_size / count
     saved = RunFolder(out).checkpoints.steps()
+    shared = f"; {config.engine.parallel} among {machine.world_size} processes" if machine.world_size > 1 else ""
     return [
         ("batch", batch_arithmetic(config, machine)),
         ("length", f"{optimization.steps:,} steps = {passes:,.2f} passes over the images"),
@@ -116,7 +122,7 @@ def describe_run(config: Run, count: int, machine: Machine, out: Path) -> list[t
             f"0 to {optimization.optimizer.learning_rate:g} in {optimization.warmup_steps:,} steps, then cosine to "
             f"{optimization.min_learning_rate:g} (absolute, not scaled by the batch)",
         ),
-        ("arithmetic", f"{config.engine.precision} on {machine.device}, parameters in fp32"),
+        ("arithmetic", f"{config.engine.precision} on {machine.device}, parameters in fp32{shared}"),
         ("run", f"{out}, going on after step {saved[-1]:,}" if saved else str(out)),
     ]
 

@@ -126,13 +126,12 @@ class Predict(ModelOptions):
         from unveil.build.image_batches import PreparedView
         from unveil.cli.terminal import bar
         from unveil.engine.disk import cache_folder
-        from unveil.tasks.contrastive.prompts import AS_IT_IS, fill, open_labels, open_templates, warn_of_long
+        from unveil.tasks.contrastive.prompts import AS_IT_IS, open_labels, open_templates
         from unveil.tasks.contrastive.zero_shot import zero_shot_classifier
 
         names = open_labels(labels)
         sentences = AS_IT_IS if self.templates is None else open_templates(self.templates)
         model = self.load_clip(self.model)
-        warn_of_long([fill(template, name) for template in sentences for name in names], model.context_length)
         with bar("reading labels") as progress:
             classifier = zero_shot_classifier(
                 model, names, sentences, cache=cache_folder() / "zero_shot", on_progress=progress

@@ -1,6 +1,7 @@
 """`unveil pretrain`: masked pre-training on a folder of images."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +14,8 @@ from unveil.cli.options import (
     describe_network,
     describe_recipe,
     describe_run,
-    no_memory,
 )
+from unveil.cli.training import Count, Training, run_training
 from unveil.config import ImageFiles, MaskedRegression, MaskedTokenPrediction, PretrainConfig, UnveilError
 from unveil.config.override import recipe_named
 from unveil.config.pretext import Masking, Target
@@ -39,40 +40,25 @@ class Pretrain(RunOptions):
     """embedded, pixels, hog, ema, clip, an open_clip MODEL/PRETRAINED, a timm name, or a file."""
 
     def run(self) -> int:
-        import torch
+        return run_training(self, self.prepare)
 
-        from unveil.build import build_source, find_machine, pretrain
-        from unveil.cli.terminal import counting, log_on_terminal, tenths
-        from unveil.engine import ConsoleProgress, Parallel
+    def prepare(self, machine: Machine, on_progress: Count | None) -> Training:
+        """Raises UnveilError for images that are not there, or options that do not fit."""
+        from unveil.build import build_source, pretrain
+        from unveil.cli.terminal import tenths
 
-        with Parallel.start() as parallel, log_on_terminal(parallel.rank):
-            machine = find_machine(parallel)
-            with counting("images", shown=parallel.is_main) as count:
-                source = build_source(ImageFiles(paths=self.images), count)
-            config = self.configure(images=len(source), machine=machine)
-            out = self.out or Path("runs") / config.recipe
-            description = describe(config, source, machine, out, chosen=self.recipe is None)
-            if parallel.is_main:
-                print(description, flush=True)
-            if self.dry_run:
-                return 0
-            try:
-                _, outcome = pretrain(
-                    config,
-                    source,
-                    out=out,
-                    parallel=parallel,
-                    watchers=(ConsoleProgress("pre-training"),),
-                    on_cache=tenths("the teacher's features of the images"),
-                )
-            except torch.OutOfMemoryError as error:
-                raise UnveilError(no_memory(config)) from error
-            if parallel.is_main and outcome.stopped:
-                print(f"stopped and saved at step {outcome.step}; the same command goes on from there")
-            elif parallel.is_main:
-                loss = outcome.metrics.get("loss", float("nan"))
-                print(f"done: {out}/checkpoints/step_{outcome.step:08d}, loss {loss:.4f}")
-        return 143 if outcome.stopped else 0
+        source = build_source(ImageFiles(paths=self.images), on_progress)
+        config = self.configure(images=len(source), machine=machine)
+        out = self.out or Path("runs") / config.recipe
+        on_cache = tenths("the teacher's features of the images")
+        return Training(
+            config=config,
+            out=out,
+            description=describe(config, source, machine, out, chosen=self.recipe is None),
+            doing="pre-training",
+            train=partial(pretrain, config, source, out=out, on_cache=on_cache),
+            summary=lambda metrics: f"loss {metrics.get('loss', float('nan')):.4f}",
+        )
 
     def configure(self, *, images: int, machine: Machine) -> PretrainConfig:
         """The recipe with this command's options, complete.
@@ -80,7 +66,6 @@ class Pretrain(RunOptions):
         Raises:
             UnveilError: an option that does not fit.
         """
-        self.check()
         if self.recipe is None:
             config = choose_pretraining(images, machine.device)
         else:

@@ -16,8 +16,8 @@ from unveil.cli.options import (
     describe_images,
     describe_network,
     describe_run,
-    no_memory,
 )
+from unveil.cli.training import naming_what_to_make_smaller, status_of
 from unveil.config import CenterCrop, ImageFiles, ProbeConfig, UnveilError
 from unveil.config.override import recipe_named
 from unveil.config.resolve import Machine, resolve
@@ -62,8 +62,6 @@ class Probe(RunOptions):
     """Names of the classes in order, one a line. Left out: from the data."""
 
     def run(self) -> int:
-        import torch
-
         from unveil.build import find_machine, probe
         from unveil.build.probing import check_probe, frozen_features
         from unveil.cli.terminal import counting, log_on_terminal
@@ -83,7 +81,7 @@ class Probe(RunOptions):
                 print(describe(config, data, machine, out, self.methods), flush=True)
             if self.dry_run:
                 return 0
-            try:
+            with naming_what_to_make_smaller(config):
                 outcome = probe(
                     config,
                     frozen,
@@ -95,13 +93,11 @@ class Probe(RunOptions):
                     watchers=(ConsoleProgress("linear probe"),),
                     on_features=progress_of_features(),
                 )
-            except torch.OutOfMemoryError as error:
-                raise UnveilError(no_memory(config)) from error
             if parallel.is_main and outcome.stopped:
                 print("stopped and saved; the same command goes on from there")
             elif parallel.is_main:
                 print(results(outcome.report, out))
-        return 143 if outcome.stopped else 0
+        return status_of(outcome)
 
     @property
     def methods(self) -> tuple[Method, ...]:

@@ -22,6 +22,8 @@ def log_on_terminal(rank: int) -> Iterator[None]:
     the same for every process.
     """
     logger, lines = logging.getLogger("unveil"), _LogLines()
+    # For the logs of runs: the command itself prints that.
+    lines.addFilter(lambda record: record.name != "unveil.log_of_run")
     if rank:
         lines.addFilter(logging.Filter("unveil.data.loader"))
     before = logger.level

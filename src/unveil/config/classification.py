@@ -101,6 +101,8 @@ class ProbeConfig:
     init_from: str | None = None
 
     def __post_init__(self) -> None:
+        if self.engine.parallel == "fsdp":
+            raise UnveilError("a probe trains one layer, too little to be sharded; give --parallel ddp or zero1")
         if not 0.0 < self.test_crop <= 1.0:
             raise UnveilError(f"test_crop {self.test_crop} is not in (0, 1]")
         if self.labels is not None and self.labels < 2:

@@ -18,7 +18,7 @@ from unveil.weights.sizes import sizes_of
 NOTES = "unveil."
 """In front of what we write into a safetensors file's metadata, as JSON: each of `KNOWN`."""
 
-KNOWN = ("model", "classes", "normalization", "pooling")
+KNOWN = ("model", "classes", "normalization", "pooling", "test_crop")
 
 PROBE_EPSILON = 1e-6
 """Of the norm without weights in front of a linear probe's head (MAE's and EVA's released code)."""
@@ -87,7 +87,7 @@ def pooling_of(state: dict[str, Tensor]) -> Literal["mean", "cls"]:
 
 def known_about(file: Path) -> dict[str, Any]:
     """What a file says about itself, as JSON values: "model" (its ViTConfig, or of a whole CLIP its ClipModelConfig),
-    "classes", "normalization" and "pooling".
+    "classes", "normalization", "pooling" and "test_crop".
 
     `unveil convert`, `export` and `probe` write them into safetensors files, and a run has them in the config.json
     beside its checkpoints; {} where nothing is said.
@@ -104,7 +104,7 @@ def known_about(file: Path) -> dict[str, Any]:
     if file.parent.parent.name != "checkpoints" or not run.is_file():
         return {}
     config = _json(run.read_text(encoding="utf-8"), run)
-    said = {name: config.get(name) for name in ("model", "classes", "pooling")}
+    said = {name: config.get(name) for name in ("model", "classes", "pooling", "test_crop")}
     return {"normalization": config.get("data", {}).get("normalization")} | said
 
 

@@ -118,6 +118,9 @@ class LinearProbe(nn.Module):
     def layer_groups(self) -> list[list[tuple[str, nn.Parameter]]]:
         return [[(f"head.1.{name}", parameter) for name, parameter in self.linear.named_parameters()]]
 
+    def shard_units(self) -> list[nn.Module]:
+        return []
+
     def no_weight_decay(self) -> set[str]:
         return set()
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of a classifier: a ViT, pooled, and a linear head."""
+"""Fine-tuning of a classifier: a backbone, pooled, and a linear head."""
 
 from typing import Any, Literal
 
@@ -9,11 +9,14 @@ from torch import Tensor, nn
 
 from unveil.data.normalization import Normalization, normalize
 from unveil.models.randomness import keyed_uniform
+from unveil.models.timm_backbone import TimmBackbone
 from unveil.models.vit import ViT
 from unveil.tasks.classification.metrics import Scores, accumulate
 from unveil.tasks.classification.mixing import Mixing
 
 Pooling = Literal["mean", "cls"]
+
+Backbone = ViT | TimmBackbone
 
 _NOISE = 0x6E6F697365
 """Sets the erasing noise's random numbers apart from those of drop path."""
@@ -23,10 +26,10 @@ _ROWS = 32
 
 
 class Classification(nn.Module):
-    """A ViT, its tokens pooled and classified (released EVA code).
+    """A backbone, its tokens pooled and classified (released EVA code).
 
     Args:
-        backbone: for mean pooling without its final norm, for cls pooling with it.
+        backbone: a ViT is for mean pooling without its final norm, for cls pooling with it.
         pooling: "mean": of the patch tokens, under a norm of its own, `fc_norm`. "cls": the cls token under the
             backbone's norm.
         head_init_scale: the head's weights start as a normal distribution of deviation 0.02 times this; biases at 0.
@@ -36,7 +39,7 @@ class Classification(nn.Module):
 
     def __init__(
         self,
-        backbone: ViT,
+        backbone: Backbone,
         classes: tuple[str, ...],
         *,
         seed: int,
@@ -48,7 +51,7 @@ class Classification(nn.Module):
         mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Backbone = backbone
         width = backbone.config.width
         self.fc_norm = nn.LayerNorm(width, eps=backbone.config.norm_epsilon) if pooling == "mean" else nn.Identity()
         self.head = nn.Linear(width, len(classes))
@@ -57,6 +60,8 @@ class Classification(nn.Module):
         with torch.no_grad():
             self.head.weight.mul_(head_init_scale)
         if freeze_patch_embedding:
+            if not isinstance(backbone, ViT):
+                raise ValueError("only a ViT has a patch embedding that could be frozen")
             backbone.patch_embed.requires_grad_(False)
         self.classes = classes
         self.seed = seed
@@ -64,11 +69,10 @@ class Classification(nn.Module):
         self.label_smoothing = label_smoothing
         self.pooling = pooling
         self.mixing = mixing
-        self._logits = self.logits
 
     def compile_(self) -> None:
         """Compile what does the arithmetic."""
-        self._logits = torch.compile(self.logits, dynamic=False)
+        self.logits = torch.compile(self.logits, dynamic=False)  # type: ignore[method-assign]
 
     def forward(self, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         """Sum of the cross-entropy over the batch and, where no image is mixed, of the correct answers; with counts."""
@@ -78,14 +82,14 @@ class Classification(nn.Module):
         count = torch.tensor(float(len(images)), device=images.device)
         if self.training and self.mixing is not None:
             images, shares = self.mixing(images, labels, batch["step"])
-            return {"loss": (F.cross_entropy(self._logits(images, noise).float(), shares, reduction="sum"), count)}
-        logits = self._logits(images, noise).float()
+            return {"loss": (F.cross_entropy(self.logits(images, noise).float(), shares, reduction="sum"), count)}
+        logits = self.logits(images, noise).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing, reduction="sum")
         return {"loss": (loss, count), "accuracy": ((logits.argmax(dim=1) == labels).sum().float(), count)}
 
     @torch.no_grad()
     def evaluate(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        logits = self._logits(normalize(batch["image"], self.normalization), None).float()
+        logits = self.logits(normalize(batch["image"], self.normalization), None).float()
         return accumulate(logits, batch["label"], batch["valid"])
 
     def compute(self, state: dict[str, Tensor]) -> dict[str, float]:
@@ -109,6 +113,10 @@ class Classification(nn.Module):
         top += [(f"fc_norm.{name}", parameter) for name, parameter in self.fc_norm.named_parameters()]
         top += [(f"head.{name}", parameter) for name, parameter in self.head.named_parameters()]
         return [*below, top]
+
+    def shard_units(self) -> list[nn.Module]:
+        """The blocks, which sharding gathers one at a time."""
+        return self.backbone.shard_units()
 
     def no_weight_decay(self) -> set[str]:
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}

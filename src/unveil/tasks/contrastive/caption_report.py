@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from unveil.data.sources.base import UnreadableSample
 from unveil.data.sources.caption_text import LeftOut
 from unveil.data.sources.captions import CaptionedSource
-from unveil.tasks.contrastive.tokens import Tokenizer
+from unveil.tasks.contrastive.tokens import MARKS, Tokenizer
 
 LOOKED_AT = 10_000
 """Most captions that are read and tokenised for the report."""
-
-MARKS = 2
-"""Tokens of a text without a word: its start and its end."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import cache
 from unveil.config import UnveilError
 from unveil.data.sources.labelled import read_classes
 from unveil.data.sources.missing import missing_path
-from unveil.tasks.contrastive.tokens import Tokenizer
+from unveil.tasks.contrastive.tokens import MARKS, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -104,8 +104,10 @@ def read_templates(path: str) -> tuple[str, ...]:
 
 def warn_of_long(texts: Sequence[str], context_length: int) -> None:
     """Log how many texts a model will cut off. Counted in the tokens of OpenAI's CLIP, which nearly all share."""
+    # No token is of less than a byte, so that short texts, of which there may be many, need no counting.
+    suspect = [text for text in texts if len(text.encode()) + MARKS > context_length]
     tokenizer = Tokenizer(context_length)
-    long = [text for text in texts if len(tokenizer.encode(text)) > context_length]
+    long = [text for text in suspect if len(tokenizer.encode(text)) > context_length]
     if long:
         logger.warning(
             "%d of %d texts are longer than the %d tokens that the model reads, and are cut off there: %s ...",

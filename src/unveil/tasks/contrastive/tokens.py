@@ -13,6 +13,10 @@ KNOWN_WORDS = 200_000
 """Most words whose pieces are kept: open_clip keeps all, which in a run over web captions fills the memory."""
 
 
+MARKS = 2
+"""Tokens of a text without a word: its start and its end."""
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """Picklable and without a state of its own. Making one loads the vocabulary, which forked workers then share."""

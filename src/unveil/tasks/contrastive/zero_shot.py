@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unveil.config import UnveilError
 from unveil.tasks.contrastive.embedder import Embedder
-from unveil.tasks.contrastive.prompts import AS_IT_IS, fill
+from unveil.tasks.contrastive.prompts import AS_IT_IS, fill, warn_of_long
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ def zero_shot_weights(
 ) -> Float[Tensor, "c d"]:
     """Mean over the templates of each class's unit features, made a unit vector again (OpenAI, released code).
 
+    Sentences that the model cuts off are counted in a warning.
+
     Args:
         templates: sentences with {} for the name of the class.
         cache: folder that keeps weights by (model, classes, templates), so that they are computed once. None: nowhere.
@@ -86,6 +88,7 @@ def zero_shot_weights(
     """
     if not classes or not templates:
         raise UnveilError("a zero-shot classifier needs at least one class and one template; give --labels")
+    warn_of_long([fill(template, name) for name in classes for template in templates], embedder.context_length)
     file = None if cache is None else _file(cache, embedder, classes, templates)
     if file is not None and (kept := _read(file, embedder, classes)) is not None:
         return kept
