@@ -27,3 +27,22 @@ def test_normalized_by_each_patch() -> None:
 def test_a_patch_of_one_colour_is_finite() -> None:
     patches = PixelPatches((1, 1), patch_size=4, normalize=True)(torch.full((1, 3, 4, 4), 200, dtype=torch.uint8))
     assert torch.equal(patches, torch.zeros(1, 1, 48))
+
+
+def test_normalized_by_squares_within_each_patch() -> None:
+    """Square by square from the picture: patches of 4, squares of 2."""
+    images = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = np.empty((8, 8, 3))
+    for top in range(0, 8, 2):
+        for left in range(0, 8, 2):
+            raw = images[0, :, top : top + 2, left : left + 2].permute(1, 2, 0).numpy() / 127.5 - 1.0
+            expected[top : top + 2, left : left + 2] = (raw - raw.mean()) / np.sqrt(raw.var(ddof=1) + 1e-6)
+    target = PixelPatches((2, 2), patch_size=4, normalize=True, normalized_side=2)
+    patches = target(images)
+    for patch, (top, left) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):
+        by_hand = expected[top : top + 4, left : left + 4].reshape(-1)
+        assert np.allclose(patches[0, patch].numpy(), by_hand, atol=1e-4)
+    whole = PixelPatches((2, 2), patch_size=4, normalize=True)
+    assert target.name != whole.name
+    same = PixelPatches((2, 2), patch_size=4, normalize=True, normalized_side=4)
+    assert same.name == whole.name and torch.equal(same(images), whole(images))

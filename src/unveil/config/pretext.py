@@ -105,6 +105,16 @@ class PixelTarget:
 
     normalize: bool = True
     """Subtract each patch's mean and divide by its standard deviation (MAE)."""
+    normalized_side: int | None = None
+    """Normalise squares of so many pixels inside a patch one by one; None: the patch as a whole."""
+
+    def __post_init__(self) -> None:
+        if self.normalized_side is None:
+            return
+        if not self.normalize:
+            raise UnveilError("target.normalized_side says what is normalised, and target.normalize is off; give one")
+        if self.normalized_side < 2:
+            raise UnveilError(f"target.normalized_side is {self.normalized_side}; a square has at least 2 x 2 pixels")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,9 @@ def build_target(config: FrozenTarget, *, grid: tuple[int, int], patch_size: int
         case EmbeddedTarget():
             return EmbeddedTeacher(grid, normalization=config.normalization)
         case PixelTarget():
-            return PixelPatches(grid, patch_size=patch_size, normalize=config.normalize)
+            return PixelPatches(
+                grid, patch_size=patch_size, normalize=config.normalize, normalized_side=config.normalized_side
+            )
         case HogTarget():
             return HogPatches(config, grid, patch_size=patch_size)
         case ClipTarget():

@@ -14,16 +14,22 @@ class PixelPatches:
     """Each patch's pixels in -1 to 1, row by row, the colours of a pixel together: dim = patch_size^2 * 3.
 
     Normalised, each patch has its own mean subtracted and is divided by its own standard deviation (the unbiased one,
-    as in MAE's released code), both over all its pixels and colours.
+    as in MAE's released code), both over all its pixels and colours; with `normalized_side` so has each square of that
+    side within the patch.
     """
 
-    def __init__(self, grid: tuple[int, int], *, patch_size: int, normalize: bool) -> None:
+    def __init__(
+        self, grid: tuple[int, int], *, patch_size: int, normalize: bool, normalized_side: int | None = None
+    ) -> None:
         self.grid = grid
         self.image_size = grid[0] * patch_size
         self.dim = patch_size * patch_size * 3
         self.name = f"pixels/{'normalized' if normalize else 'raw'}/{grid[0]}x{grid[1]} of {patch_size} px"
+        if normalized_side not in (None, patch_size):
+            self.name += f" in squares of {normalized_side}"
         self._patch_size = patch_size
         self._normalize = normalize
+        self._normalized_side = normalized_side or patch_size
 
     def to(self, place: torch.device | str) -> "PixelPatches":
         """Nothing to move."""
@@ -38,5 +44,7 @@ class PixelPatches:
         patches = patches.reshape(len(images), rows * columns, self.dim)
         if not self._normalize:
             return patches
-        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, unbiased=True)
-        return (patches - mean) / (variance + EPSILON).sqrt()
+        inner = self._normalized_side
+        squares = patches.view(len(images), rows * columns, side // inner, inner, side // inner, inner, 3)
+        variance, mean = torch.var_mean(squares, dim=(3, 5, 6), keepdim=True, unbiased=True)
+        return ((squares - mean) / (variance + EPSILON).sqrt()).flatten(2)
