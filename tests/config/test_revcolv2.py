@@ -1,8 +1,26 @@
 """RevColV2's settings as JSON and from the command line."""
 
 import json
+from dataclasses import replace
+from typing import Any
 
+import pytest
+
+from unveil.config import (
+    BlockMasking,
+    ClassificationConfig,
+    EmbeddedTarget,
+    EngineConfig,
+    FeatureDistillation,
+    MaskedRegression,
+    OptimizationConfig,
+    PixelTarget,
+    PretrainConfig,
+    RandomMasking,
+    UnveilError,
+)
 from unveil.config.override import override
+from unveil.config.resolve import MAY_CHANGE_ON_RESUME, Machine, resolve
 from unveil.config.revcolv2 import RevColV2Config, revcolv2_base, revcolv2_large, revcolv2_tiny
 from unveil.config.serialize import from_json, to_json
 
@@ -35,3 +53,81 @@ def test_settings_from_the_command_line() -> None:
 def test_a_tiny_network_for_small_images_keeps_four_levels() -> None:
     config = revcolv2_tiny(image_size=32, mask_unit=8)
     assert config.patch_size == 1 and config.strides == (1, 2, 4, 8) and config.grid == (4, 4)
+
+
+def pretraining(**changes: Any) -> PretrainConfig:
+    given: dict[str, Any] = {
+        "recipe": "x",
+        "model": revcolv2_tiny(),
+        "objective": MaskedRegression(loss="squared"),
+        "masking": RandomMasking(),
+        "target": PixelTarget(),
+        "optimization": OptimizationConfig(global_batch_size=64, steps=1),
+    }
+    return PretrainConfig(**(given | changes))
+
+
+def machine(**changes: Any) -> Machine:
+    given: dict[str, Any] = {"device": "cuda", "world_size": 1, "cores": 4, "memory_gib": 24.0, "precision": "bf16"}
+    return Machine(**(given | changes))
+
+
+def test_a_pre_training_survives_json_and_settings() -> None:
+    config = pretraining(target=PixelTarget(normalized_side=16))
+    assert from_json(PretrainConfig, json.loads(json.dumps(to_json(config)))) == config
+    changed = override(config, ["model.reversible=off", "model.mask_unit=64", "model.image_size=256"])
+    assert isinstance(changed.model, RevColV2Config) and changed.model.grid == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": FeatureDistillation()}, "learns from the hidden units' pixels"),
+        ({"target": EmbeddedTarget()}, "--teacher pixels"),
+        ({"masking": BlockMasking(ratio=0.75)}, "equally many units of each image"),
+        ({"target": PixelTarget(normalized_side=24)}, "normalized_side 24 does not divide"),
+    ],
+)
+def test_what_it_cannot_learn_from(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnveilError, match=message):
+        pretraining(**changes)
+    pretraining(masking=BlockMasking(ratio=0.75, exact=True))
+
+
+def test_squares_that_are_normalized_need_normalization() -> None:
+    with pytest.raises(UnveilError, match="give one"):
+        PixelTarget(normalize=False, normalized_side=16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooling": "cls"}, "has no cls token"),
+        ({"freeze_patch_embedding": True}, "freeze_patch_embedding is for ViTs"),
+    ],
+)
+def test_classifiers_of_columns(changes: dict[str, Any], message: str) -> None:
+    optimization = OptimizationConfig(steps=1)
+    with pytest.raises(UnveilError, match=message):
+        ClassificationConfig(recipe="x", model=revcolv2_tiny(), optimization=optimization, **changes)
+
+
+def test_chains_are_refused_before_anything_is_read() -> None:
+    chain = pretraining(model=replace(revcolv2_tiny(), gamma_floor=0.5, gamma_init=1.0, reversible="chain"))
+    with pytest.raises(UnveilError, match="inverts columns, for which arithmetic in bf16 is too coarse"):
+        resolve(chain, images=100, machine=machine())
+    resolve(override(chain, ["model.functions_in_fp32=true"]), images=100, machine=machine())
+    with pytest.raises(UnveilError, match="--parallel zero1"):
+        resolve(replace(chain, engine=EngineConfig(parallel="fsdp")), images=100, machine=machine(precision="fp32"))
+    assert resolve(chain, images=100, machine=machine(precision="fp32")).model == chain.model
+    assert "model.reversible" in MAY_CHANGE_ON_RESUME
+
+
+def test_computing_columns_again_makes_room_for_larger_micro_batches() -> None:
+    sizes = []
+    for reversible in ("off", "column"):
+        config = pretraining(
+            model=replace(revcolv2_base(), reversible=reversible), optimization=OptimizationConfig(steps=1)
+        )
+        sizes.append(resolve(config, images=10**6, machine=machine()).optimization.micro_batch_size)
+    assert sizes[0] < sizes[1]

@@ -10,7 +10,7 @@ from unveil.build.starting_weights import start_from
 from unveil.config import CenterCrop, ClassificationConfig, UnveilError
 from unveil.data.sources.base import Source as ImageSource
 from unveil.engine import Outcome, Parallel, Sink
-from unveil.models.vit import ViT
+from unveil.models.backbone import classified_backbone
 from unveil.tasks.classification.mixing import Mixing
 from unveil.tasks.classification.task import Backbone, Classification
 from unveil.tasks.classification.view import LabelledView, collate_labelled, rand_augment
@@ -39,7 +39,7 @@ def build_classification(config: ClassificationConfig, backbone: Backbone | None
         )
     torch.manual_seed(config.engine.seed)
     return Classification(
-        ViT(config.model, final_norm=config.pooling == "cls") if backbone is None else backbone,
+        backbone or classified_backbone(config.model, final_norm=config.pooling == "cls"),
         config.classes,
         seed=config.engine.seed,
         normalization=config.data.normalization,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 
 from unveil.config import (
+    BackboneConfig,
     ClassificationConfig,
     ContrastiveConfig,
     FashionScenes,
@@ -13,7 +14,6 @@ from unveil.config import (
     PretrainConfig,
     ProbeConfig,
     UnveilError,
-    ViTConfig,
 )
 from unveil.config.data import Source
 from unveil.config.resolve import Machine
@@ -23,7 +23,7 @@ from unveil.data.samples.scenes import FashionSceneSource
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.open import open_images
 from unveil.engine import Parallel, fastest_precision
-from unveil.models.vit import ViT
+from unveil.models.backbone import masked_backbone
 
 
 def find_machine(parallel: Parallel) -> Machine:
@@ -60,10 +60,10 @@ def build_source(config: Source, on_progress: Callable[[int], None] | None = Non
             return FashionSceneSource(config)
 
 
-def count_parameters(model: ViTConfig) -> int:
+def count_parameters(model: BackboneConfig) -> int:
     """Of the student without its head, for which no memory is taken."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in ViT(model, mask_token=True).parameters())
+        return sum(parameter.numel() for parameter in masked_backbone(model).parameters())
 
 
 def build_training_loader(

@@ -23,16 +23,24 @@ from unveil.build.comparison_teacher import (
 )
 from unveil.build.pretraining import pretrain
 from unveil.build.probing import frozen_features, labels_of, probe
-from unveil.config import ClassificationConfig, MaskedTokenPrediction, PretrainConfig, UnveilError
+from unveil.build.starting_weights import fill_network
+from unveil.config import (
+    BackboneConfig,
+    ClassificationConfig,
+    MaskedTokenPrediction,
+    PretrainConfig,
+    UnveilError,
+    ViTConfig,
+)
 from unveil.config.comparison import ComparisonConfig
 from unveil.config.resolve import resolve
+from unveil.config.revcolv2 import require_vit
 from unveil.config.serialize import to_json
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.subset import SubsetSource
 from unveil.engine import Outcome, Parallel, Sink
-from unveil.models.vit import ViT
+from unveil.models.backbone import Backbone, probed_backbone
 from unveil.tasks.classification.frozen_features import few_labels
-from unveil.weights.load import load_backbone
 
 BETWEEN_DRAWS = 1000
 """Of the numbers that draws of one seed have: more of either may be wanted later."""
@@ -143,7 +151,7 @@ class Comparison:
         """Probed, with all labels once: no seed changes that. And fine-tuned itself, for each seed."""
         row = Row(name=f"teacher {teacher_label(target)}", epochs=None)
         folder = self.out / f"teacher_{teacher_label(target).replace('/', '_')}"
-        model = self.config.pretrain[0].model
+        model = require_vit(self.config.pretrain[0].model, "probing a teacher")
         probed = TeacherProbe(
             target, model, self.config.probe, self.source, self.validation, device=self.parallel.device
         )
@@ -254,11 +262,9 @@ class Comparison:
             if self.config.labels is not None:
                 few = few_labels(self._labels, self.config.labels, number)
                 images = SubsetSource(self.source, self._known[few].tolist())
-            model = replace(
-                config.model,
-                drop_path=wanted.model.drop_path,
-                activation_checkpointing=wanted.model.activation_checkpointing,
-            )
+            model: BackboneConfig = replace(config.model, drop_path=wanted.model.drop_path)
+            if isinstance(model, ViTConfig) and isinstance(wanted.model, ViTConfig):
+                model = replace(model, activation_checkpointing=wanted.model.activation_checkpointing)
             settings = replace(
                 wanted,
                 model=model,
@@ -301,12 +307,12 @@ def _teachers(config: ComparisonConfig) -> list[TeacherTarget]:
     return [target for target in targets if isinstance(target, TeacherTarget)]
 
 
-def _backbone(config: PretrainConfig, run: Path | None) -> ViT:
+def _backbone(config: PretrainConfig, run: Path | None) -> Backbone:
     """Of a run; without one, as it begins."""
     torch.manual_seed(config.engine.seed)
-    backbone = ViT(config.model)
+    backbone = probed_backbone(config.model)
     if run is not None:
-        load_backbone(backbone, run)
+        fill_network(backbone, run)
     return backbone
 
 

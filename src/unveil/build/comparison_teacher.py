@@ -23,6 +23,7 @@ from unveil.config import (
     UnveilError,
     ViTConfig,
 )
+from unveil.config.revcolv2 import require_vit
 from unveil.config.serialize import to_json
 from unveil.data.loader import EvaluationLoader
 from unveil.data.normalization import MEAN_AND_STD, Normalization
@@ -200,7 +201,8 @@ def teacher_network(probed: TeacherProbe, image_size: int, folder: Path) -> Teac
         return encoder
     try:
         file = _file_of(target) or _written(target.name, folder)
-        model, normalization = network_in(file)
+        found, normalization = network_in(file)
+        model = require_vit(found, "fine-tuning a teacher")
     except UnveilError as error:
         if isinstance(probed.teacher, TimmTeacher):
             return encoder

@@ -13,17 +13,22 @@ from torch import Tensor
 
 from unveil.build.common import build_source, build_training_loader
 from unveil.build.runs import begins_anew, held_out, train_run
+from unveil.build.starting_weights import fill_network
 from unveil.config import (
     EmaTarget,
     FashionScenes,
     FeatureDistillation,
     MaskedRegression,
     MaskedTokenPrediction,
+    PixelTarget,
     PretrainConfig,
+    RevColV2Config,
     UnveilError,
     VectorQuantizedDistillation,
+    ViTConfig,
 )
 from unveil.config.data import CenterCrop, RandomResizedCrop
+from unveil.config.revcolv2 import require_vit
 from unveil.data.crops import crop_box, resize_crop
 from unveil.data.device_crops import DeviceCrops
 from unveil.data.device_decoding import UndecodedJpegs
@@ -31,9 +36,11 @@ from unveil.data.reading import Batch, Collate
 from unveil.data.sources.base import EncodedSource, UnreadableSample
 from unveil.data.sources.base import Source as ImageSource
 from unveil.engine import Outcome, Parallel, Sink
+from unveil.models.revcolv2 import RevColV2
 from unveil.models.vit import ViT
 from unveil.pretext.distillation import Distillation
 from unveil.pretext.masked_modelling import MaskedModelling
+from unveil.pretext.masked_pixels import MaskedPixels
 from unveil.pretext.masking import masking_function
 from unveil.pretext.targets.base import Target
 from unveil.pretext.targets.build import build_target
@@ -44,7 +51,6 @@ from unveil.pretext.targets.embedded import EmbeddedTeacher
 from unveil.pretext.token_prediction import TokenPrediction
 from unveil.pretext.tokenizer import TokenizerTraining
 from unveil.pretext.view import MaskedCollate, MaskedView, WholeView, collate_whole
-from unveil.weights.load import load_backbone
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +76,8 @@ def build_pretext(
     objective = config.objective
     match objective:
         case MaskedRegression():
+            if isinstance(config.model, RevColV2Config):
+                return _masked_pixels(config, config.model, objective, target)
             backbone, target = _student_and_target(config, target, mask_token=True)
             return MaskedModelling(
                 backbone,
@@ -101,7 +109,7 @@ def build_pretext(
             tokenizer = tokenizer or load_tokenizer(objective.tokenizer)
             torch.manual_seed(config.engine.seed)
             return TokenPrediction(
-                ViT(config.model, mask_token=True),
+                ViT(_vit_of(config), mask_token=True),
                 tokenizer,
                 seed=config.engine.seed,
                 normalization=config.data.normalization,
@@ -111,7 +119,7 @@ def build_pretext(
 
 def _student_and_target(config: PretrainConfig, given: Target | None, *, mask_token: bool) -> tuple[ViT, Target]:
     """The teacher is built first: what it draws at random must not change the student."""
-    model, wanted = config.model, config.target
+    model, wanted = _vit_of(config), config.target
     frozen = given
     if frozen is None and not isinstance(wanted, EmaTarget):
         frozen = build_target(wanted, grid=model.grid, patch_size=model.patch_size)
@@ -121,6 +129,24 @@ def _student_and_target(config: PretrainConfig, given: Target | None, *, mask_to
         return backbone, EmaTeacher(backbone, wanted, normalization=config.data.normalization)
     assert frozen is not None
     return backbone, frozen
+
+
+def _vit_of(config: PretrainConfig) -> ViTConfig:
+    return require_vit(config.model, type(config.objective).__name__)
+
+
+def _masked_pixels(
+    config: PretrainConfig, model: RevColV2Config, objective: MaskedRegression, given: Target | None
+) -> MaskedPixels:
+    assert isinstance(config.target, PixelTarget)  # The configuration refuses others.
+    torch.manual_seed(config.engine.seed)
+    return MaskedPixels(
+        RevColV2(model, mask_token=True),
+        given or build_target(config.target, grid=model.grid, patch_size=model.mask_unit),
+        seed=config.engine.seed,
+        normalization=config.data.normalization,
+        objective=objective,
+    )
 
 
 def pretrain(
@@ -147,8 +173,9 @@ def pretrain(
         task.target.fit(examples(source, teacher_size(config, task) or config.model.image_size))
     reports = []
     if config.init_from is not None and begins_anew(out):
-        reports.append(load_backbone(task.backbone, Path(config.init_from)))
+        reports.append(fill_network(task.backbone, Path(config.init_from)))
         if isinstance(task.target, EmaTeacher):
+            assert isinstance(task.backbone, ViT)
             task.target.copy_from(task.backbone)
     cache = None
     if config.cache_targets:

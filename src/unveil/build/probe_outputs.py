@@ -12,6 +12,7 @@ from unveil.build.probe_methods import Measured, Method
 from unveil.config import ProbeConfig
 from unveil.config.serialize import to_json
 from unveil.engine.disk import write_json
+from unveil.models.vit import ViT
 from unveil.tasks.classification.feature_table import FrozenFeatures
 from unveil.tasks.classification.linear_probe import Head
 from unveil.tasks.classification.metrics import Scores, most_confused, summarize
@@ -36,7 +37,8 @@ def write_probe(
 ) -> dict[str, Any]:
     """Write all files of a probe to `out`; gives the report.
 
-    The picture is of the first method; the head is that of the first which has one, and there is none of several draws.
+    The picture is of the first method; the head is that of the first which has one, and there is none of several draws,
+    nor of RevColV2, which `unveil.load` does not take.
 
     Args:
         training_images: in each draw.
@@ -46,7 +48,9 @@ def write_probe(
         UnveilError: the disk is full or refuses.
     """
     totals = {method: merged(draws) for method, draws in found.items()}
-    kept = next((method for method, draws in found.items() if len(draws) == 1 and draws[0].head is not None), None)
+    kept = None
+    if isinstance(frozen.backbone, ViT):
+        kept = next((method for method, draws in found.items() if len(draws) == 1 and draws[0].head is not None), None)
     report: dict[str, Any] = {
         "recipe": config.recipe,
         "init_from": config.init_from,

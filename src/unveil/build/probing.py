@@ -13,16 +13,20 @@ from torch import nn
 
 from unveil.build.probe_methods import Bench, Measured, Method
 from unveil.build.probe_outputs import write_probe
-from unveil.config import CenterCrop, ProbeConfig, UnveilError
+from unveil.build.starting_weights import network_in
+from unveil.config import CenterCrop, ProbeConfig, RevColV2Config, UnveilError
 from unveil.config.resolve import MAY_CHANGE_ON_RESUME
 from unveil.config.serialize import to_json
 from unveil.data.loader import EvaluationLoader
+from unveil.data.normalization import Normalization
 from unveil.data.order import ORDER_NAME
 from unveil.data.sources.base import JoinedSource
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.labelled import LabelledSource
 from unveil.data.sources.subset import SubsetSource
 from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink
+from unveil.models.backbone import Backbone, probed_backbone
+from unveil.models.revcolv2 import RevColV2
 from unveil.models.vit import ViT
 from unveil.tasks.classification.feature_table import FeatureTable, FrozenFeatures, read_table
 from unveil.tasks.classification.frozen_features import few_labels
@@ -31,6 +35,7 @@ from unveil.tasks.classification.task import Classification
 from unveil.tasks.classification.view import LabelledView, collate_labelled
 from unveil.weights.load import fill_backbone
 from unveil.weights.names import BACKBONE
+from unveil.weights.revcolv2 import load_columns
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +144,32 @@ def probe(
     return Probed(report=report, stopped=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """A RevColV2 that is to be probed, and what is known of its images."""
+
+    backbone: RevColV2
+    normalization: Normalization
+    classifier: None = None
+    crop: CenterCrop = CenterCrop()
+
+
+def load_columns_to_probe(run: Path) -> Columns | None:
+    """The bottom-up columns of a run of RevColV2; None where `run` is something else.
+
+    Raises:
+        UnveilError: a run that cannot be read.
+    """
+    if not (run / "config.json").is_file() or not isinstance((found := network_in(run))[0], RevColV2Config):
+        return None
+    backbone = probed_backbone(replace(found[0], drop_path=0.0))
+    assert isinstance(backbone, RevColV2) and found[1] is not None
+    logger.info("%s", load_columns(backbone, run))
+    return Columns(backbone=backbone, normalization=found[1])
+
+
 def frozen_features(
-    config: ProbeConfig, backbone: ViT, classifier: Classification | None, parallel: Parallel
+    config: ProbeConfig, backbone: Backbone, classifier: Classification | None, parallel: Parallel
 ) -> FrozenFeatures:
     """The network as it is probed.
 
@@ -151,7 +180,8 @@ def frozen_features(
     Raises:
         UnveilError: the network has no norm that belongs to the pooling.
     """
-    fine_tuned = isinstance(backbone.norm, nn.Identity) and classifier is not None and classifier.pooling == "mean"
+    normed = isinstance(backbone, ViT) and not isinstance(backbone.norm, nn.Identity)
+    fine_tuned = not normed and classifier is not None and classifier.pooling == "mean"
     return FrozenFeatures(
         at_size(backbone, config.model.image_size),
         pooling=config.pooling,
@@ -162,9 +192,12 @@ def frozen_features(
     )
 
 
-def at_size(backbone: ViT, image_size: int) -> ViT:
-    """The network for images of this size: where it is another one, with its positions resized."""
-    if image_size == backbone.config.image_size:
+def at_size(backbone: Backbone, image_size: int) -> Backbone:
+    """The network for images of this size: where it is another one, with its positions resized.
+
+    RevColV2 has none that are learned, and fits them to what it is given.
+    """
+    if image_size == backbone.config.image_size or isinstance(backbone, RevColV2):
         return backbone
     with torch.device("meta"):
         other = ViT(

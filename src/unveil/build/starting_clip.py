@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unveil.build.starting_weights import network_in
 from unveil.config import ClipModelConfig, ContrastiveConfig, TextConfig, UnveilError
+from unveil.config.revcolv2 import require_vit
 from unveil.config.serialize import from_json
 from unveil.data.normalization import Normalization
 from unveil.models.clip import Clip
@@ -88,7 +89,7 @@ def _of_weights(config: ContrastiveConfig, settings: Sequence[str]) -> tuple[Cli
         told = [setting.replace("model.vision.", "model.", 1) for setting in settings]
         with _calling_it_vision():
             vision, normalization = network_in(Path(config.vision_init).expanduser(), told)
-        model = replace(model, vision=vision)
+        model = replace(model, vision=require_vit(vision, "a CLIP"))
     if config.text_init is not None:
         model = replace(model, text=_text_in(Path(config.text_init).expanduser(), settings))
     return model, normalization

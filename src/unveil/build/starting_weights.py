@@ -8,14 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unveil.config import ClassificationConfig, UnveilError, ViTConfig
+from unveil.config import BackboneConfig, ClassificationConfig, UnveilError
 from unveil.data.normalization import Normalization
+from unveil.models.backbone import Backbone
+from unveil.models.revcolv2 import RevColV2
+from unveil.models.timm_backbone import TimmBackbone
 from unveil.models.vit import ViT
 from unveil.tasks.classification.task import Classification
 from unveil.weights.families import recognize
-from unveil.weights.infer import head_of, known_about, pooling_of, vision_of
+from unveil.weights.infer import columns_of, head_of, known_about, pooling_of, vision_of
 from unveil.weights.load import UNTOLD, load_backbone, read_backbone, read_network
 from unveil.weights.report import LoadReport
+from unveil.weights.revcolv2 import load_columns
 
 FC_NORM, HEAD = "norm after pooling", "classification head"
 """What a report calls them."""
@@ -24,7 +28,20 @@ ENOUGH = 0.5
 """Share of the classes that must have a row in the old head; fewer, and it is of other classes altogether."""
 
 
-def network_in(path: Path, settings: Sequence[str] = ()) -> tuple[ViTConfig, Normalization | None]:
+def fill_network(network: Backbone, path: Path) -> LoadReport:
+    """Fill an image network from a run or a file.
+
+    Raises:
+        UnveilError: nothing to read, or a network of another kind or shape.
+    """
+    match network:
+        case RevColV2():
+            return load_columns(network, path)
+        case ViT():
+            return load_backbone(network, path)
+
+
+def network_in(path: Path, settings: Sequence[str] = ()) -> tuple[BackboneConfig, Normalization | None]:
     """The sizes of the network that `path` holds, and how its input is normalised where that is known.
 
     Of a run its config.json is read, of a file all of it.
@@ -39,9 +56,12 @@ def network_in(path: Path, settings: Sequence[str] = ()) -> tuple[ViTConfig, Nor
     if config.is_file():
         try:
             said = json.loads(config.read_text(encoding="utf-8"))
-            return vision_of(said["model"]), said["data"]["normalization"]
+            columns = columns_of(said["model"])
+            return columns or vision_of(said["model"]), said["data"]["normalization"]
         except (ValueError, KeyError, TypeError) as error:
             raise UnveilError(f"{config} is not the configuration of a run of unveil ({error}); restore it") from None
+    if path.is_file() and (columns := columns_of(known_about(path).get("model"))):
+        return columns, known_about(path).get("normalization")
     network = read_network(path, settings=[text for text in settings if text.partition("=")[0] in UNTOLD])
     return network.config, known_about(network.file).get("normalization")
 
@@ -57,9 +77,9 @@ def start_from(task: Classification, config: ClassificationConfig) -> LoadReport
         UnveilError: weights of another network, or a head that is not there, sees something else, or is of other
             classes.
     """
-    assert config.init_from is not None and isinstance(task.backbone, ViT)
+    assert config.init_from is not None and not isinstance(task.backbone, TimmBackbone)
     path = Path(config.init_from)
-    report = load_backbone(task.backbone, path)
+    report = fill_network(task.backbone, path)
     file, state = read_backbone(path)
     native = recognize(state, source=str(file)).native
     loaded: dict[str, Tensor] = {}

@@ -18,9 +18,11 @@ from unveil.cli.options import (
 from unveil.cli.training import Count, Training, run_training
 from unveil.config import (
     AugmentationConfig,
+    BackboneConfig,
     ClassificationConfig,
     ImageFiles,
     RandomResizedCrop,
+    RevColV2Config,
     UnveilError,
     ViTConfig,
 )
@@ -31,7 +33,13 @@ from unveil.recipes import CLASSIFICATION, choose_classification
 if TYPE_CHECKING:
     from unveil.data.sources.base import Source
 
-SIZES = ("width", "depth", "heads", "mlp_width", "activation", "norm_before_blocks")
+SIZES = {
+    ViTConfig: ("width", "depth", "heads", "mlp_width", "activation", "norm_before_blocks"),
+    RevColV2Config: (
+        *("patch_size", "widths", "layers", "kinds", "bottom_up_columns", "top_down_columns"),
+        *("kernel_size", "mlp_ratio", "head_width"),
+    ),
+}
 """Of a network, which weights cannot be fitted to."""
 
 
@@ -132,9 +140,11 @@ class FinetuneClassification(RunOptions):
         if self.recipe is None:
             model, normalization = network_in(known, self.set)
             ours = config.model
+            if isinstance(model, ViTConfig) and isinstance(ours, ViTConfig):
+                model = replace(model, activation_checkpointing=ours.activation_checkpointing)
             config = replace(
                 config,
-                model=replace(model, drop_path=ours.drop_path, activation_checkpointing=ours.activation_checkpointing),
+                model=replace(model, drop_path=ours.drop_path),
                 data=replace(config.data, normalization=normalization or config.data.normalization),
             )
             config = self.change(config)
@@ -144,9 +154,15 @@ class FinetuneClassification(RunOptions):
                 self._compare(network_in(known)[0], config.model)
         return resolve(config, images=images, machine=machine), out
 
-    def _compare(self, theirs: ViTConfig, ours: ViTConfig) -> None:
+    def _compare(self, theirs: BackboneConfig, ours: BackboneConfig) -> None:
         """Raises UnveilError where the recipe's network cannot take the weights."""
-        differing = [name for name in SIZES if getattr(theirs, name) != getattr(ours, name)]
+        if type(theirs) is not type(ours):
+            kinds = [type(model).__name__.removesuffix("Config") for model in (theirs, ours)]
+            raise UnveilError(
+                f"the network in {self.init_from} is a {kinds[0]}, and that of --recipe {self.recipe} a {kinds[1]}; "
+                "leave --recipe out to take the network from the weights, or choose a recipe of the same kind"
+            )
+        differing = [name for name in SIZES[type(ours)] if getattr(theirs, name) != getattr(ours, name)]
         if differing:
             there, here = (
                 ", ".join(f"{name} {getattr(model, name)}" for name in differing) for model in (theirs, ours)

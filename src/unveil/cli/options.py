@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from unveil.config import ContrastiveConfig, UnveilError, ViTConfig
+from unveil.config import BackboneConfig, ContrastiveConfig, RevColV2Config, UnveilError
 from unveil.config.override import override
 from unveil.config.resolve import Machine, Run, batch_arithmetic
 
@@ -94,14 +94,19 @@ def describe_recipe(config: Run, count: int, machine: Machine, *, chosen: bool) 
     return "recipe", f"{config.recipe}{reason}"
 
 
-def describe_network(model: ViTConfig, *, init_from: str | None) -> str:
+def describe_network(model: BackboneConfig, *, init_from: str | None) -> str:
     from unveil.build import count_parameters
 
     rows, columns = model.grid
+    if isinstance(model, RevColV2Config):
+        widths = " ".join(map(str, model.widths))
+        kind = f"RevColV2 (reconstruction), {model.bottom_up_columns} + {model.top_down_columns} columns of {widths}"
+        pieces = f"units of {model.mask_unit} px"
+    else:
+        kind, pieces = f"ViT {model.width} wide, {model.depth} deep", f"patches of {model.patch_size} px"
     return (
-        f"ViT {model.width} wide, {model.depth} deep, {count_parameters(model) / 1e6:,.1f} M parameters, "
-        f"{model.image_size} px in {rows} x {columns} patches of {model.patch_size} px"
-        + (f", weights from {init_from}" if init_from else "")
+        f"{kind}, {count_parameters(model) / 1e6:,.1f} M parameters, {model.image_size} px in {rows} x {columns} "
+        f"{pieces}" + (f", weights from {init_from}" if init_from else "")
     )
 
 
@@ -152,10 +157,11 @@ def no_memory(config: Run) -> str:
     micro = config.optimization.micro_batch_size
     assert micro is not None
     smaller = next(size for size in range(max(1, micro // 2), 0, -1) if micro % size == 0)
-    network = "model.vision" if isinstance(config, ContrastiveConfig) else "model"
-    way_out = (
-        f"--set optimization.micro_batch_size={smaller} gives the same result"
-        if micro > 1
-        else f"--set {network}.activation_checkpointing=true, or a smaller model"
-    )
+    if micro > 1:
+        way_out = f"--set optimization.micro_batch_size={smaller} gives the same result"
+    elif isinstance(config.model, RevColV2Config):
+        way_out = "a smaller model"
+    else:
+        network = "model.vision" if isinstance(config, ContrastiveConfig) else "model"
+        way_out = f"--set {network}.activation_checkpointing=true, or a smaller model"
     return f"the GPU's memory does not hold {micro} images in one forward and backward pass; try {way_out}"

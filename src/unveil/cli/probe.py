@@ -26,6 +26,7 @@ from unveil.recipes.small_data_classification import probe_small
 
 if TYPE_CHECKING:
     from unveil.api import Model
+    from unveil.build.probing import Columns
     from unveil.engine import Parallel
 
 Method = Literal["linear", "lbfgs", "knn"]
@@ -110,16 +111,19 @@ class Probe(RunOptions):
         same = FinetuneClassification(data=self.data, validation=self.validation, classes=self.classes)
         return same.open(on_progress)
 
-    def load(self, parallel: "Parallel") -> "Model":
+    def load(self, parallel: "Parallel") -> "Model | Columns":
         """Raises UnveilError where `unveil.load` does."""
         from unveil.api import load
+        from unveil.build.probing import load_columns_to_probe
         from unveil.weights.load import UNTOLD
 
         assert self.init_from is not None
+        if (columns := load_columns_to_probe(Path(self.init_from).expanduser())) is not None:
+            return columns
         untold = [setting for setting in self.set if setting.partition("=")[0] in UNTOLD]
         return load(self.init_from, device=str(parallel.device), settings=untold)
 
-    def configure(self, data: LabelledData, model: "Model", machine: Machine) -> tuple[ProbeConfig, Path]:
+    def configure(self, data: LabelledData, model: "Model | Columns", machine: Machine) -> tuple[ProbeConfig, Path]:
         """The recipe with this command's options, complete, and the folder of the probe.
 
         The network is that of the weights. A recipe that is named says what size images have.

@@ -22,11 +22,13 @@ from unveil.config.pretext import (
     VectorQuantizedDistillation,
 )
 from unveil.config.pretraining import PretrainConfig
+from unveil.config.revcolv2 import BackboneConfig, RevColV2Config
 from unveil.config.training import AdamWConfig, EngineConfig, LAMBConfig, LARSConfig, OptimizationConfig
 
 __all__ = [
     "AdamWConfig",
     "AugmentationConfig",
+    "BackboneConfig",
     "BlockMasking",
     "CenterCrop",
     "ClassificationConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "ProbeConfig",
     "RandomMasking",
     "RandomResizedCrop",
+    "RevColV2Config",
     "TextConfig",
     "TimmTarget",
     "TowerOptimization",

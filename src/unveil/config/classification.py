@@ -5,7 +5,7 @@ from typing import Literal
 
 from unveil.config.data import DataConfig
 from unveil.config.errors import UnveilError
-from unveil.config.model import ViTConfig
+from unveil.config.revcolv2 import BackboneConfig, RevColV2Config
 from unveil.config.training import EngineConfig, OptimizationConfig
 
 
@@ -45,7 +45,7 @@ class ClassificationConfig:
     """Fine-tuning of a classifier (paper Tables 12 and 13)."""
 
     recipe: str
-    model: ViTConfig
+    model: BackboneConfig
     classes: tuple[str, ...] = ()
     """Names in the order of the head's rows; left out: those of the data."""
     data: DataConfig = DataConfig()
@@ -73,6 +73,13 @@ class ClassificationConfig:
             raise UnveilError(f"ema_decay {self.ema_decay} is not in [0, 1)")
         if not 0.0 < self.test_crop <= 1.0:
             raise UnveilError(f"test_crop {self.test_crop} is not in (0, 1]")
+        if isinstance(self.model, RevColV2Config):
+            _check_pooling(self.pooling)
+            if self.freeze_patch_embedding:
+                raise UnveilError(
+                    "freeze_patch_embedding is for ViTs, and the model is a RevColV2; leave it out, or lower "
+                    "optimization.layer_decay"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ class ProbeConfig:
     Table 11), L-BFGS, nearest neighbours."""
 
     recipe: str
-    model: ViTConfig
+    model: BackboneConfig
     classes: tuple[str, ...] = ()
     data: DataConfig = DataConfig()
     optimization: OptimizationConfig
@@ -103,6 +110,8 @@ class ProbeConfig:
     def __post_init__(self) -> None:
         if self.engine.parallel == "fsdp":
             raise UnveilError("a probe trains one layer, too little to be sharded; give --parallel ddp or zero1")
+        if isinstance(self.model, RevColV2Config):
+            _check_pooling(self.pooling)
         if not 0.0 < self.test_crop <= 1.0:
             raise UnveilError(f"test_crop {self.test_crop} is not in (0, 1]")
         if self.labels is not None and self.labels < 2:
@@ -113,3 +122,8 @@ class ProbeConfig:
             raise UnveilError(f"{self.draws} draws of all labels would all be the same; give labels, too (--labels N)")
         if not 0.02 <= self.temperature < float("inf"):
             raise UnveilError(f"temperature {self.temperature} must be at least 0.02: smaller ones overflow")
+
+
+def _check_pooling(pooling: str) -> None:
+    if pooling != "mean":
+        raise UnveilError(f"RevColV2 has no cls token, and pooling is {pooling}; give --set pooling=mean")

@@ -77,6 +77,11 @@ class ViTConfig:
         check_activation_checkpointing(self.activation_checkpointing)
 
     @property
+    def mask_unit(self) -> int:
+        """Side of the squares that masked pre-training hides as a whole, pixels: a patch."""
+        return self.patch_size
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches at `image_size`."""
         side = self.image_size // self.patch_size

@@ -6,6 +6,7 @@ from unveil.config.classification import ClassificationConfig
 from unveil.config.contrastive import ContrastiveConfig
 from unveil.config.data import FashionScenes
 from unveil.config.pretraining import PretrainConfig
+from unveil.config.revcolv2 import require_vit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,3 +40,6 @@ class QuickstartConfig:
     finetune: tuple[FewLabels, ...]
     captions: CaptionsChapter
     """Optional: `unveil quickstart --chapters all`."""
+
+    def __post_init__(self) -> None:
+        require_vit(self.pretrain.model, "the quickstart")

@@ -10,6 +10,7 @@ from unveil.config.contrastive import ContrastiveConfig
 from unveil.config.errors import UnveilError
 from unveil.config.model import ViTConfig, recomputes
 from unveil.config.pretraining import PretrainConfig
+from unveil.config.revcolv2 import RevColV2Config
 
 AnyRun = PretrainConfig | ClassificationConfig | ProbeConfig | ContrastiveConfig
 Run = TypeVar("Run", bound=AnyRun)
@@ -32,6 +33,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "engine.shard_group",
         "engine.timeout_minutes",
         "model.activation_checkpointing",
+        "model.reversible",
         "model.vision.activation_checkpointing",
         "model.text.activation_checkpointing",
         "local_loss",
@@ -58,7 +60,7 @@ def resolve(config: Run, *, images: int, machine: Machine) -> Run:
     """`config` with every open value concrete.
 
     Raises:
-        UnveilError: a length or batch that cannot be.
+        UnveilError: a length or batch that cannot be, or columns that cannot be inverted exactly enough.
     """
     optimization = config.optimization
     batch = optimization.global_batch_size
@@ -94,6 +96,9 @@ def resolve(config: Run, *, images: int, machine: Machine) -> Run:
     if workers is None:
         workers = max(1, min(16, machine.cores - 1)) if machine.device == "cuda" else min(2, machine.cores - 1)
     precision = machine.precision if config.engine.precision == "auto" else config.engine.precision
+    trains = not isinstance(config, ProbeConfig)
+    if trains and isinstance(config.model, RevColV2Config) and config.model.reversible == "chain":
+        _check_chain(config.model, config.engine.parallel, precision)
     return dataclasses.replace(
         config,
         optimization=dataclasses.replace(
@@ -136,6 +141,8 @@ def _activation_bytes(config: Run) -> int:
         vision, text = config.model.vision, config.model.text
         seen = 1 + int(vision.grid[0] * vision.grid[1] * (1.0 - config.patch_dropout))
         return _blocks_bytes(vision, seen) + _blocks_bytes(text, text.context_length)
+    if isinstance(config.model, RevColV2Config):
+        return _columns_bytes(config.model)
     return _blocks_bytes(config.model, config.model.grid[0] * config.model.grid[1] + 1)
 
 
@@ -148,6 +155,39 @@ def _blocks_bytes(model: ViTConfig | TextConfig, tokens: int) -> int:
     less = 22 if model.activation_checkpointing == "selective" else 2
     widths = sum(less if recomputes(model.activation_checkpointing, number) else 34 for number in range(model.depth))
     return widths * model.width * tokens
+
+
+def _columns_bytes(model: RevColV2Config) -> int:
+    """Blocks keep what a ViT's do (see `_blocks_bytes`), with nothing hidden; maps between columns are in fp32.
+
+    Where columns are computed again the maps are kept, and one column whole while its turn lasts.
+    """
+    cells = [(model.image_size // stride) ** 2 for stride in model.strides]
+    maps = sum(4 * width * count for width, count in zip(model.widths, cells, strict=True))
+    column = sum(
+        34 * width * count * blocks for width, count, blocks in zip(model.widths, cells, model.layers, strict=True)
+    )
+    match model.reversible:
+        case "off":
+            return model.columns * column
+        case "column":
+            return model.columns * maps + column
+        case "chain":
+            return 2 * maps + column
+
+
+def _check_chain(model: RevColV2Config, parallel: str, precision: str) -> None:
+    """Raises UnveilError where columns cannot be inverted (see `unveil.models.reversible`)."""
+    if parallel == "fsdp":
+        raise UnveilError(
+            "model.reversible=chain computes columns outside of where fsdp gathers their weights; give --set "
+            "model.reversible=column, or --parallel zero1"
+        )
+    if precision != "fp32" and not model.functions_in_fp32:
+        raise UnveilError(
+            f"model.reversible=chain inverts columns, for which arithmetic in {precision} is too coarse; give --set "
+            "model.functions_in_fp32=true, --set engine.precision=fp32, or --set model.reversible=column"
+        )
 
 
 def _nearest_multiple(value: int, of: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from unveil.config.errors import UnveilError
+from unveil.config.model import ViTConfig
 
 LevelKind = Literal["convolution", "transformer"]
 """The blocks of a level: ConvNeXt's as in RevCol, or a plain ViT's."""
@@ -145,6 +146,21 @@ class RevColV2Config:
         """Of a column's blocks, in the order in which they are computed."""
         last = max(self.blocks_of_column - 1, 1)
         return tuple(self.drop_path * i / last for i in range(self.blocks_of_column))
+
+
+BackboneConfig = ViTConfig | RevColV2Config
+"""An image network of ours."""
+
+
+def require_vit(model: BackboneConfig, what: str) -> ViTConfig:
+    """The model itself, for `what` knows no other kind.
+
+    Raises:
+        UnveilError: it is a RevColV2.
+    """
+    if isinstance(model, RevColV2Config):
+        raise UnveilError(f"{what} knows ViTs only, and the model is a RevColV2; choose a recipe or a run of a ViT")
+    return model
 
 
 def revcolv2_tiny(*, image_size: int = 224, mask_unit: int = 32, drop_path: float = 0.0) -> RevColV2Config:

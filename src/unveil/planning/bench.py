@@ -25,7 +25,7 @@ from unveil.engine.task import move
 from unveil.models.vit import ViT
 from unveil.planning.cost import FULL
 from unveil.planning.matrix_rate import matrix_rate, wait_for
-from unveil.planning.networks import network_cost
+from unveil.planning.networks import backbone_of, network_cost
 from unveil.planning.stand_ins import stand_in_target, stand_in_tokenizer
 from unveil.planning.teachers import teacher_of
 from unveil.planning.timm_blocks import use_timm_blocks
@@ -78,8 +78,9 @@ def bench(
         on_timm: with timm's blocks in the place of ours.
 
     Raises:
-        UnveilError: a teacher that cannot be told, samples that cannot be read.
+        UnveilError: a teacher that cannot be told, samples that cannot be read, a network that is no ViT.
     """
+    flops = flops_per_image(config)
     # The last contender's memory is not this one's.
     gc.collect()
     if parallel.device.type == "cuda":
@@ -104,7 +105,7 @@ def bench(
         name="timm's blocks" if on_timm else "unveil",
         images_per_second=config.optimization.global_batch_size / step_seconds,
         step_seconds=step_seconds,
-        flops_per_image=flops_per_image(config),
+        flops_per_image=flops,
         matrix_rate=matrix_rate(stepper.precision),
         peak_bytes=peak_bytes(parallel.device),
         seconds=seconds,
@@ -251,7 +252,7 @@ def _task_and_steps(
         if isinstance(config.objective, MaskedTokenPrediction):
             tokenizer = stand_in_tokenizer(config.objective.tokenizer)
         elif isinstance(config.target, ClipTarget | TimmTarget):
-            target = stand_in_target(config.target, config.model)
+            target = stand_in_target(config.target, backbone_of(config))
         task = pretext = build_pretext(config, target=target, tokenizer=tokenizer)
         pretext.target.to(parallel.device)
         steps = training_steps(config, pretext, source, parallel)

@@ -16,6 +16,7 @@ from unveil.config import (
     ViTConfig,
 )
 from unveil.config.resolve import AnyRun
+from unveil.config.revcolv2 import require_vit
 from unveil.planning.cost import Cost, Storage, blocks, linear, norm, only_forward, text_tower, vit
 from unveil.planning.teachers import Teacher, hidden_patches
 
@@ -34,14 +35,14 @@ def network_cost(config: AnyRun, storage: Storage, teacher: Teacher | None, clas
         case ClassificationConfig():
             return _classification(config, storage, classes)
         case ProbeConfig():
-            frozen = only_forward(vit(config.model, storage))
-            return frozen + linear(1, config.model.width, classes, gradient_to_input=False)
+            model = backbone_of(config)
+            return only_forward(vit(model, storage)) + linear(1, model.width, classes, gradient_to_input=False)
         case ContrastiveConfig():
             return _contrastive(config, storage)
 
 
 def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> Cost:
-    model, dim = config.model, teacher.dim
+    model, dim = backbone_of(config), teacher.dim
     width, patches = model.width, model.grid[0] * model.grid[1]
     # The crops of student and teacher as bytes, and the student's as the floats that its patch embedding is given.
     images = Cost(saved=3 * model.image_size**2 + 3 * teacher.own_view**2)
@@ -70,7 +71,7 @@ def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> 
 
 def _tokenizer(config: PretrainConfig, objective: VectorQuantizedDistillation, storage: Storage, dim: int) -> Cost:
     """Behind the encoder: the way to the codes in float32, the codebook, the decoder, the way to the features."""
-    model = config.model
+    model = backbone_of(config)
     width, patches = model.width, model.grid[0] * model.grid[1]
     decoder = replace(model, image_size=model.grid[0], patch_size=1, depth=objective.decoder_depth)
     codes, length, number = objective.codes, objective.code_dim, storage.number
@@ -84,7 +85,7 @@ def _tokenizer(config: PretrainConfig, objective: VectorQuantizedDistillation, s
 
 
 def _token_head(config: PretrainConfig, objective: MaskedTokenPrediction, storage: Storage, codes: int) -> Cost:
-    model, hidden = config.model, hidden_patches(config)
+    model, hidden = backbone_of(config), hidden_patches(config)
     width, tokens = model.width, 1 + model.grid[0] * model.grid[1]
     # Beside the vectors, the logarithms of all codes' probabilities.
     head = linear(hidden, width, codes, saved=hidden * (storage.number * width + 4 * codes))
@@ -97,16 +98,17 @@ def _token_head(config: PretrainConfig, objective: MaskedTokenPrediction, storag
 
 
 def _classification(config: ClassificationConfig, storage: Storage, classes: int) -> Cost:
+    model = backbone_of(config)
     network = vit(
-        config.model,
+        model,
         storage,
         final_norm=config.pooling == "cls",
         patch_embedding_learns=not config.freeze_patch_embedding,
     )
     if config.pooling == "mean":
-        network += norm(config.model.width, 1)
-    images = Cost(saved=3 * config.model.image_size**2)
-    return images + network + linear(1, config.model.width, classes, saved=4 * classes)
+        network += norm(model.width, 1)
+    images = Cost(saved=3 * model.image_size**2)
+    return images + network + linear(1, model.width, classes, saved=4 * classes)
 
 
 def _contrastive(config: ContrastiveConfig, storage: Storage) -> Cost:
@@ -135,5 +137,11 @@ def _side(tower: TowerOptimization, layers: Callable[[int], Cost], projection: C
 
 
 def backbone_of(config: AnyRun) -> ViTConfig:
-    """The image network of a run."""
-    return config.model.vision if isinstance(config, ContrastiveConfig) else config.model
+    """The image network of a run.
+
+    Raises:
+        UnveilError: it is no ViT, whose costs alone are known.
+    """
+    if isinstance(config, ContrastiveConfig):
+        return config.model.vision
+    return require_vit(config.model, "counting what a run costs")

@@ -90,7 +90,8 @@ def plan(
         classes: of a classifier; None: the recipe's own.
 
     Raises:
-        UnveilError: a length or a batch that cannot be, or a layout that the recipe does not have.
+        UnveilError: a length or a batch that cannot be, a layout that the recipe does not have, or a network that is no
+            ViT.
     """
     if layout == "as-published" and (parallel not in (None, "zero1") or not isinstance(config, PretrainConfig)):
         raise UnveilError(
@@ -199,4 +200,4 @@ def _with_checkpointing(config: AnyRun, on: bool) -> AnyRun:
         vision = replace(config.model.vision, activation_checkpointing=on)
         text = replace(config.model.text, activation_checkpointing=on)
         return replace(config, model=replace(config.model, vision=vision, text=text))
-    return replace(config, model=replace(config.model, activation_checkpointing=on))
+    return replace(config, model=replace(backbone_of(config), activation_checkpointing=on))

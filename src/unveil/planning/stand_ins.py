@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from unveil.config import ClipTarget, TimmTarget, UnveilError, VectorQuantizedDistillation, ViTConfig
+from unveil.config.revcolv2 import require_vit
 from unveil.models.vit import ViT
 from unveil.planning.teachers import CLIP_TOWERS, Teacher, Tower, tokenizer_recipe
 from unveil.pretext.codebook import Codebook
@@ -95,7 +96,7 @@ def stand_in_tokenizer(place: str) -> FrozenTokenizer:
     config = tokenizer_recipe(place)
     objective = config.objective
     assert isinstance(objective, VectorQuantizedDistillation)
-    backbone = ViT(config.model)
+    backbone = ViT(require_vit(config.model, "a tokeniser"))
     codebook = Codebook(objective.codes, objective.code_dim, decay=1.0, revive_below=0.0, seed=0, global_batch_size=1)
     parts: dict[str, nn.Module] = {
         "backbone": backbone,

@@ -24,6 +24,7 @@ from unveil.config import (
     ViTConfig,
 )
 from unveil.config.override import recipe_named
+from unveil.config.revcolv2 import require_vit
 from unveil.config.serialize import from_json
 from unveil.planning.cost import FULL, linear, vit
 from unveil.recipes import PRETRAINING
@@ -106,9 +107,9 @@ def teacher_of(config: PretrainConfig, *, for_all: bool = False) -> Teacher:
         for_all: count what features of all patches take, also where fewer are asked for (released code).
 
     Raises:
-        UnveilError: one that is not known, or whose file is not there.
+        UnveilError: one that is not known, or whose file is not there; a student that is no ViT.
     """
-    model, target = config.model, config.target
+    model, target = require_vit(config.model, "counting what a teacher costs"), config.target
     cells = model.grid[0] * model.grid[1]
     hides = isinstance(config.objective, MaskedRegression | MaskedTokenPrediction)
     asked = hidden_patches(config) if hides and not for_all and not config.cache_targets else None
@@ -186,9 +187,10 @@ def _tokenizer(place: str, model: ViTConfig, asked: int | None) -> Teacher:
     tokenizer = tokenizer_recipe(place)
     objective = tokenizer.objective
     assert isinstance(objective, VectorQuantizedDistillation)
-    width = tokenizer.model.width
+    encoding = require_vit(tokenizer.model, "a tokeniser")
+    width = encoding.width
     told = tokenizer.model.grid[0] * tokenizer.model.grid[1] if asked is None else asked
-    encoder = vit(tokenizer.model, FULL, only=asked)
+    encoder = vit(encoding, FULL, only=asked)
     network = encoder + linear(told, width, width) + linear(told, width, objective.code_dim)
     codes = objective.codes * objective.code_dim
     parameters = network.parameters + codes

@@ -5,29 +5,34 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from unveil.config import MaskedRegression
 from unveil.data.normalization import Normalization
-from unveil.models.vit import ViT
+from unveil.models.backbone import Backbone
 from unveil.pretext.regression import Regression, linear_head
 from unveil.pretext.targets.base import Target
 
 
 class MaskedModelling(Regression):
-    """Backbone, a linear head on the hidden patches, a loss at each of them (EVA's: negative cosine similarity)."""
+    """Backbone, a linear head on the hidden patches, a loss at each of them (EVA's: negative cosine similarity).
+
+    Args:
+        head: in place of the linear one, of who inherits.
+    """
 
     def __init__(
         self,
-        backbone: ViT,
+        backbone: Backbone,
         target: Target,
         *,
         seed: int,
         normalization: Normalization,
         objective: MaskedRegression = MaskedRegression(),
+        head: nn.Module | None = None,
     ) -> None:
         super().__init__(backbone, target, seed=seed, normalization=normalization)
-        self.head = linear_head(backbone, target.dim)
+        self.head = linear_head(backbone, target.dim) if head is None else head
         self.objective = objective
 
     def compile_(self) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from unveil.data.normalization import Normalization, normalize
+from unveil.models.backbone import Backbone
 from unveil.models.randomness import keyed_uniform
 from unveil.models.transformer import take
 from unveil.models.vit import ViT
@@ -19,7 +20,7 @@ from unveil.pretext.targets.ema import EmaTeacher
 class PretextTask(nn.Module):
     """The base of tasks that train a network without labels."""
 
-    def __init__(self, backbone: ViT, *, seed: int, normalization: Normalization) -> None:
+    def __init__(self, backbone: Backbone, *, seed: int, normalization: Normalization) -> None:
         super().__init__()
         self.backbone = backbone
         self.seed = seed
@@ -70,7 +71,7 @@ class Regression(PretextTask):
     The student's own running average (`EmaTeacher`) is a module, and so saved with it.
     """
 
-    def __init__(self, backbone: ViT, target: Target, *, seed: int, normalization: Normalization) -> None:
+    def __init__(self, backbone: Backbone, target: Target, *, seed: int, normalization: Normalization) -> None:
         super().__init__(backbone, seed=seed, normalization=normalization)
         self.target = target
         self.cache: TargetCache | None = None
@@ -79,6 +80,7 @@ class Regression(PretextTask):
     def after_step(self, updated: bool, add_up: Callable[[dict[str, Tensor]], None]) -> dict[str, Tensor]:
         """Let a teacher that follows the student's weights take its step."""
         if updated and isinstance(self.target, EmaTeacher):
+            assert isinstance(self.backbone, ViT)  # The configuration sees to that.
             self.target.follow(self.backbone)
         return {}
 
@@ -110,7 +112,7 @@ class Regression(PretextTask):
         return (found if patches is None else take(found, patches)).float()
 
 
-def linear_head(backbone: ViT, dim: int) -> nn.Linear:
+def linear_head(backbone: Backbone, dim: int) -> nn.Linear:
     """From the student's width to the target's, initialised as its other weights are (released code)."""
     head = nn.Linear(backbone.config.width, dim)
     std = backbone.config.init_std

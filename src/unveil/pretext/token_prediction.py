@@ -24,6 +24,8 @@ class TokenPrediction(PretextTask):
     The tokeniser is a plain object beside the network: it is in no checkpoint and no optimizer.
     """
 
+    backbone: ViT
+
     def __init__(
         self,
         backbone: ViT,

@@ -37,6 +37,8 @@ class TokenizerTraining(Regression):
     given the encoder's own features. The codes learn as running averages of these features.
     """
 
+    backbone: ViT
+
     def __init__(
         self,
         backbone: ViT,

@@ -12,6 +12,7 @@ from unveil.build.clip_models import load_clip
 from unveil.config import ContrastiveConfig
 from unveil.config.quickstart import CaptionsChapter
 from unveil.config.resolve import resolve
+from unveil.config.revcolv2 import require_vit
 from unveil.data.samples.composition import describe
 from unveil.data.samples.garments import COLOUR_NAMES
 from unveil.data.sources.base import Source
@@ -120,7 +121,7 @@ def _chance(words: Words) -> dict[str, float]:
 def _fitted(side: ContrastiveConfig, story: Story, seed: int, precision: Precision) -> ContrastiveConfig:
     """With the image tower of the story's pre-training, which --set may have changed."""
     pretraining = story.config.pretrain
-    vision = replace(pretraining.model, drop_path=side.model.vision.drop_path)
+    vision = replace(require_vit(pretraining.model, "a CLIP"), drop_path=side.model.vision.drop_path)
     return replace(
         side,
         model=replace(side.model, vision=vision),

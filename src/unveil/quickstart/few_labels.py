@@ -15,7 +15,7 @@ from unveil.config.resolve import resolve
 from unveil.data.normalization import normalize
 from unveil.data.sources.subset import SubsetSource
 from unveil.engine import Parallel, Precision, evaluate
-from unveil.models.vit import ViT
+from unveil.models.backbone import Backbone, masked_backbone
 from unveil.pretext.targets.cache import TargetCache
 from unveil.quickstart.images import labelled_batches
 from unveil.quickstart.story import BATCH, StepReporter, Story
@@ -26,10 +26,10 @@ def extract_all(story: Story, parallel: Parallel, precision: Precision, done: Ca
     """Mean patch features of the pre-trained network, of the same network untrained, of the teacher; and raw pixels."""
     config = story.config.pretrain
     torch.manual_seed(config.engine.seed + 1)
-    untrained = ViT(config.model, mask_token=True).to(parallel.device)
+    untrained = masked_backbone(config.model).to(parallel.device)
     which = config.data.normalization
 
-    def of(backbone: ViT) -> Callable[[Tensor], Tensor]:
+    def of(backbone: Backbone) -> Callable[[Tensor], Tensor]:
         return lambda pixels: backbone(normalize(pixels, which)).patches.mean(dim=1)
 
     methods: dict[str, Callable[[Tensor], Tensor]] = {

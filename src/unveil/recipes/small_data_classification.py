@@ -5,6 +5,7 @@ import dataclasses
 from unveil.config import (
     AdamWConfig,
     AugmentationConfig,
+    BackboneConfig,
     CenterCrop,
     ClassificationConfig,
     DataConfig,
@@ -12,7 +13,6 @@ from unveil.config import (
     OptimizationConfig,
     ProbeConfig,
     RandomResizedCrop,
-    ViTConfig,
 )
 from unveil.recipes.small_data import base_one_gpu, small_cpu, small_one_gpu, tiny_cpu
 
@@ -108,7 +108,7 @@ def probe_small() -> ProbeConfig:
     )
 
 
-def _one_gpu(recipe: str, model: ViTConfig, layer_decay: float) -> ClassificationConfig:
+def _one_gpu(recipe: str, model: BackboneConfig, layer_decay: float) -> ClassificationConfig:
     return ClassificationConfig(
         recipe=recipe,
         model=model,

@@ -13,6 +13,7 @@ from unveil.config import (
     TextConfig,
 )
 from unveil.config.clip import clip_base
+from unveil.config.revcolv2 import require_vit
 from unveil.recipes.small_data import base_one_gpu, small_cpu, tiny_cpu
 
 
@@ -25,7 +26,7 @@ def clip_tiny_cpu() -> ContrastiveConfig:
     return ContrastiveConfig(
         recipe="clip_tiny_cpu",
         model=ClipModelConfig(
-            vision=tiny_cpu().model,
+            vision=require_vit(tiny_cpu().model, "a CLIP"),
             text=TextConfig(width=64, heads=2, depth=2, mlp_width=128),
             embedding_width=64,
             projection_bias=False,
@@ -46,7 +47,7 @@ def clip_small() -> ContrastiveConfig:
     return ContrastiveConfig(
         recipe="clip_small",
         model=ClipModelConfig(
-            vision=dataclasses.replace(small_cpu().model, drop_path=0.1),
+            vision=dataclasses.replace(require_vit(small_cpu().model, "a CLIP"), drop_path=0.1),
             text=TextConfig(width=192, heads=3, depth=4, mlp_width=768),
             embedding_width=192,
             projection_bias=False,
@@ -65,7 +66,7 @@ def clip_base_one_gpu() -> ContrastiveConfig:
     """
     return ContrastiveConfig(
         recipe="clip_base_one_gpu",
-        model=dataclasses.replace(clip_base(), vision=base_one_gpu().model),
+        model=dataclasses.replace(clip_base(), vision=require_vit(base_one_gpu().model, "a CLIP")),
         data=DataConfig(crop=RandomResizedCrop(scale=(0.9, 1.0)), flip=False),
         optimization=_adamw(batch=1024, learning_rate=5e-4, epochs=32.0, warmup_epochs=2.0),
         engine=EngineConfig(log_every=10, checkpoint_every=1000, evaluate_every=1000),

@@ -35,8 +35,8 @@ class Recognized:
 
     @property
     def masked(self) -> bool:
-        """Whether it comes from masked pre-training with a mask token, so that its `head` is a predictor."""
-        return f"{BACKBONE}mask_token" in self.native
+        """Whether it comes from masked pre-training with mask tokens, so that its `head` is a predictor."""
+        return any(name.startswith(f"{BACKBONE}mask_token") for name in self.native)
 
 
 def recognize(state: dict[str, Tensor], *, source: str) -> Recognized:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unveil.config import ClipModelConfig, UnveilError, ViTConfig
+from unveil.config import ClipModelConfig, RevColV2Config, UnveilError, ViTConfig
 from unveil.config.serialize import from_json
 from unveil.models.vit import ViT
 from unveil.weights.families import recognize
@@ -39,6 +39,8 @@ def infer(state: dict[str, Tensor], *, source: str, heads: int | None = None) ->
             nothing tells.
     """
     found = recognize(state, source=source)
+    if any(name.startswith("bottom_up.") for name in found.backbone):
+        raise UnveilError(f"{source} holds a RevColV2, of which the weights tell not all; give the folder of its run")
     if found.family == "native" and heads is None:
         raise UnveilError(
             f"{source} is from a run of unveil, whose number of attention heads is in the run's config.json; give the "
@@ -134,7 +136,23 @@ def vision_of(model: Any) -> ViTConfig:
     Raises:
         UnveilError: it is damaged, or not of a ViT.
     """
+    if columns_of(model) is not None:
+        raise UnveilError(
+            "the network is a RevColV2, which only unveil pretrain, finetune classification and probe take so far; "
+            "give weights of a ViT"
+        )
     return from_json(ClipModelConfig, model).vision if is_clip(model) else from_json(ViTConfig, model)
+
+
+def columns_of(model: Any) -> RevColV2Config | None:
+    """The RevColV2 of a configuration's "model"; None where it is of something else.
+
+    Raises:
+        UnveilError: it is damaged.
+    """
+    if isinstance(model, dict) and model.get("kind") == RevColV2Config.__name__:
+        return from_json(RevColV2Config, model)
+    return None
 
 
 def is_clip(model: Any) -> bool:

@@ -10,6 +10,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from unveil.config import PretrainConfig, UnveilError, VectorQuantizedDistillation
+from unveil.config.revcolv2 import require_vit
 from unveil.config.serialize import from_json
 from unveil.data.normalization import normalize
 from unveil.models.vit import ViT
@@ -41,7 +42,7 @@ class FrozenTokenizer:
         self.codes = objective.codes
         self._normalization = config.data.normalization
         with torch.device("meta"):
-            self._backbone = ViT(config.model)
+            self._backbone = ViT(require_vit(config.model, "a tokeniser"))
             self._head = code_head(self._backbone, objective)
             self._codebook = Codebook(
                 objective.codes, objective.code_dim, decay=1.0, revive_below=0.0, seed=0, global_batch_size=1

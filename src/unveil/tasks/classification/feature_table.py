@@ -15,7 +15,8 @@ from unveil.config import UnveilError
 from unveil.data.loader import EvaluationLoader
 from unveil.data.normalization import Normalization, normalize
 from unveil.data.sources.base import Sample, UnreadableSample
-from unveil.models.vit import ViT
+from unveil.models.backbone import Backbone
+from unveil.models.revcolv2 import RevColV2
 
 MOST_BYTES = 2**30
 """Of a table in fp32; a larger one is kept in fp16."""
@@ -23,6 +24,8 @@ MOST_BYTES = 2**30
 
 class FrozenFeatures:
     """Images as bytes to one vector each: the cls token, or the mean of the patch tokens, behind the final norm.
+
+    RevColV2 has no such norm. What is read of it is the mean of what it was made to read: `probed_backbone`.
 
     No gradient passes, nothing is dropped, and no weight changes. A plain object, so that it is in no checkpoint and no
     optimizer.
@@ -37,7 +40,7 @@ class FrozenFeatures:
 
     def __init__(
         self,
-        backbone: ViT,
+        backbone: Backbone,
         *,
         pooling: Literal["mean", "cls"],
         normalization: Normalization,
@@ -45,7 +48,10 @@ class FrozenFeatures:
         autocast: Callable[[], AbstractContextManager],
         pooled_norm: nn.Module | None = None,
     ) -> None:
-        if isinstance(backbone.norm, nn.Identity) and (pooled_norm is None or pooling == "cls"):
+        if isinstance(backbone, RevColV2):
+            if pooling == "cls":
+                raise UnveilError("RevColV2 has no cls token; use --pooling mean")
+        elif isinstance(backbone.norm, nn.Identity) and (pooled_norm is None or pooling == "cls"):
             way_out = "use --pooling mean" if pooling == "cls" and pooled_norm is not None else "use other weights"
             raise UnveilError(
                 f"the network has no norm for --pooling {pooling}: where it was fine-tuned on the mean of its patches, "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unveil.data.normalization import Normalization, normalize
 from unveil.models.randomness import keyed_uniform
+from unveil.models.revcolv2 import RevColV2
 from unveil.models.timm_backbone import TimmBackbone
 from unveil.models.vit import ViT
 from unveil.tasks.classification.metrics import Scores, accumulate
@@ -16,7 +17,7 @@ from unveil.tasks.classification.mixing import Mixing
 
 Pooling = Literal["mean", "cls"]
 
-Backbone = ViT | TimmBackbone
+Backbone = ViT | RevColV2 | TimmBackbone
 
 _NOISE = 0x6E6F697365
 """Sets the erasing noise's random numbers apart from those of drop path."""
@@ -29,7 +30,7 @@ class Classification(nn.Module):
     """A backbone, its tokens pooled and classified (released EVA code).
 
     Args:
-        backbone: a ViT is for mean pooling without its final norm, for cls pooling with it.
+        backbone: a ViT is for mean pooling without its final norm, for cls pooling with it; a RevColV2 reads "top".
         pooling: "mean": of the patch tokens, under a norm of its own, `fc_norm`. "cls": the cls token under the
             backbone's norm.
         head_init_scale: the head's weights start as a normal distribution of deviation 0.02 times this; biases at 0.
