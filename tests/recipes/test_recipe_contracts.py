@@ -70,7 +70,7 @@ def test_no_two_recipes_have_one_name() -> None:
 def test_a_classification_recipe_says_what_it_starts_from(recipe: Callable[[], Any]) -> None:
     """In its contract, which is all that a person sees who has to give --init-from."""
     text = " ".join((inspect.getdoc(recipe) or "").split())
-    stages = {other.__name__ for other in LISTED} | {"EVA-CLIP g/14", "CLIP ViT-B/16"}
+    stages = {other.__name__ for other in LISTED} | {"EVA-CLIP g/14", "CLIP ViT-B/16", "scratch"}
     assert any(f"From {stage}{end}" in text for stage in stages for end in ".,"), text
 
 

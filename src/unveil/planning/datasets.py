@@ -19,10 +19,14 @@ IMAGES = {
     "tokens_base_300": IMAGENET_1K,
     "tokens_base_800": IMAGENET_1K,
     "tokens_base_1600": IMAGENET_1K,
+    "revcolv2_base_mim": IMAGENET_1K,
+    "revcolv2_large_mim": IMAGENET_1K,
+    "revcolv2_base_in22k": IMAGENET_21K,
+    "revcolv2_large_in22k": IMAGENET_21K,
 }
 """By recipe; those that end in _in1k or _in1k_SIZE, and the probes of EVA-CLIP, are ImageNet-1K's."""
 
-CLASSES = {"eva_giant_in21k": 21_841}
+CLASSES = {"eva_giant_in21k": 21_841, "revcolv2_base_in22k": 21_841, "revcolv2_large_in22k": 21_841}
 
 
 def images_of(recipe: str) -> int | None:

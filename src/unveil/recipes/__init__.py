@@ -27,6 +27,22 @@ from unveil.recipes.pilot_tokens import (
     vqkd_base,
     vqkd_small_cpu,
 )
+from unveil.recipes.revcolv2 import (
+    revcolv2_base_in1k,
+    revcolv2_base_in1k_after_in22k,
+    revcolv2_base_in22k,
+    revcolv2_base_mim,
+    revcolv2_base_probe_in1k,
+    revcolv2_base_scratch_in1k,
+    revcolv2_large_in1k,
+    revcolv2_large_in1k_after_in22k,
+    revcolv2_large_in22k,
+    revcolv2_large_mim,
+    revcolv2_large_probe_in1k,
+    revcolv2_large_scratch_in1k,
+    revcolv2_small_cpu,
+    revcolv2_tiny_cpu,
+)
 from unveil.recipes.small_data import (
     base_one_gpu,
     data2vec_small_cpu,
@@ -57,6 +73,8 @@ PRETRAINING: tuple[Callable[[], PretrainConfig], ...] = (
     tokens_base_300,
     tokens_base_800,
     tokens_base_1600,
+    revcolv2_base_mim,
+    revcolv2_large_mim,
     tiny_cpu,
     small_cpu,
     distillation_small_cpu,
@@ -64,6 +82,8 @@ PRETRAINING: tuple[Callable[[], PretrainConfig], ...] = (
     tokens_small_cpu,
     maskfeat_small_cpu,
     data2vec_small_cpu,
+    revcolv2_tiny_cpu,
+    revcolv2_small_cpu,
     small_one_gpu,
     base_one_gpu,
 )
@@ -78,13 +98,27 @@ CLASSIFICATION: tuple[Callable[[], ClassificationConfig], ...] = (
     distillation_base_in1k,
     tokens_base_in1k,
     clip_base_in1k,
+    revcolv2_base_in22k,
+    revcolv2_large_in22k,
+    revcolv2_base_in1k,
+    revcolv2_large_in1k,
+    revcolv2_base_in1k_after_in22k,
+    revcolv2_large_in1k_after_in22k,
+    revcolv2_base_scratch_in1k,
+    revcolv2_large_scratch_in1k,
     finetune_tiny_cpu,
     finetune_small,
     finetune_small_one_gpu,
     finetune_base_one_gpu,
 )
 
-PROBES: tuple[Callable[[], ProbeConfig], ...] = (eva_clip_probe_224, eva_clip_probe_336, probe_small)
+PROBES: tuple[Callable[[], ProbeConfig], ...] = (
+    eva_clip_probe_224,
+    eva_clip_probe_336,
+    revcolv2_base_probe_in1k,
+    revcolv2_large_probe_in1k,
+    probe_small,
+)
 
 CONTRASTIVE: tuple[Callable[[], ContrastiveConfig], ...] = (
     eva_clip_giant,
