@@ -45,7 +45,9 @@ def tiny_cpu() -> PretrainConfig:
 def small_cpu() -> PretrainConfig:
     """A small network on small images (32 px, patch 4), embedded teacher, for a laptop and some 10,000 images.
 
-    Hardware: 2 CPU cores. Expected: not run yet.
+    Hardware: 2 CPU cores. Expected: at its own length not run. An eighth of it (4,000 steps of 32, centre crops,
+    random masks of 40 %) gives 67.6 % in the linear probe of CIFAR-10-JPEG-12k, 61.9 % with 1,000 labels
+    (docs/lab_book.md).
     """
     return PretrainConfig(
         recipe="small_cpu",
