@@ -94,7 +94,8 @@ def tokens_base_1600() -> PretrainConfig:
 def vqkd_small_cpu() -> PretrainConfig:
     """A tokeniser for small images (32 px, patch 4): 1,024 codes, embedded teacher, for a laptop and 10,000 images.
 
-    Hardware: 2 CPU cores. Expected: not run yet; more than 90 % of the codes in use (docs/pilot_study.md).
+    Hardware: 2 CPU cores. Expected: at its own length not run; a narrower one uses all codes after 6 epochs
+    (docs/lab_book.md).
     """
     small = small_cpu()
     return dataclasses.replace(
@@ -109,7 +110,7 @@ def vqkd_small_cpu() -> PretrainConfig:
 def tokens_small_cpu() -> PretrainConfig:
     """The network of small_cpu predicting the codes of vqkd_small_cpu.
 
-    Hardware: 2 CPU cores. Expected: not run yet.
+    Hardware: 2 CPU cores. Expected: at its own length not run; 12 epochs of a narrower one: docs/lab_book.md.
     """
     return dataclasses.replace(
         small_cpu(),
