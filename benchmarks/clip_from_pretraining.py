@@ -14,10 +14,10 @@ import argparse
 import csv
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from commands import mean_and_spread, percent, run_once
 
 from unveil.data.sources.folder import FolderSource
 
@@ -104,27 +104,18 @@ class Study:
     def train(
         self, name: str, train: Path, test: Path, side: str, settings: Sequence[str], steps: int, rate: str, seed: int
     ) -> Path:
-        return self.run(
+        return run_once(
+            self.out / name,
             *("clip", "train", str(train), "--validation", str(test), *settings),
             *("--steps", str(steps), "--seed", str(seed), "--set", f"optimization.warmup_steps={steps // 10}"),
             *("--set", f"optimization.optimizer.learning_rate={rate}"),
             *(("--vision-init", str(self.pretrained)) if side == "pretrained" else ()),
-            out=name,
         )
 
     def evaluate(self, run: Path, data: str, *settings: str) -> dict:
-        report = self.run("clip", "eval", str(run), data, *settings, "--workers", "0", out=f"{run.name}_measured")
+        place = self.out / f"{run.name}_measured"
+        report = run_once(place, "clip", "eval", str(run), data, *settings, "--workers", "0")
         return json.loads((report / "report.json").read_text())
-
-    def run(self, *arguments: str, out: str) -> Path:
-        """The finished run of a command, run now if it is not there."""
-        folder = self.out / out
-        if not (folder / "finished").exists():
-            command = ["unveil", *arguments, "--out", str(folder)]
-            print(" ".join(command), flush=True)
-            subprocess.run([sys.executable, "-m", "unveil.cli.main", *command[1:]], check=True, stdout=sys.stderr)
-            (folder / "finished").touch()
-        return folder
 
     def sentences_of(self, folder: Path, table: Path) -> Path:
         """A CSV of path,caption: every image with every sentence about its class."""
@@ -158,16 +149,6 @@ def course(runs: Sequence[Path]) -> str:
         )
     curve = ", ".join(f"{step}: {mean_and_spread(values)}" for step, values in sorted(losses.items()))
     return f"validation loss after {curve}; gradient spikes {' + '.join(map(str, spikes))}"
-
-
-def percent(scores: Sequence[float]) -> str:
-    return mean_and_spread([100 * score for score in scores], places=1)
-
-
-def mean_and_spread(values: Sequence[float], places: int = 3) -> str:
-    """Mean and, of several, standard deviation."""
-    spread = f" ± {statistics.stdev(values):.{places}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{places}f}{spread}"
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ that no label was drawn from: --part sweep. The tables are in docs/lab_book.md.
 import argparse
 import csv
 import json
-import statistics
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from commands import percent, run_once
 
 from unveil.data.sources.folder import FolderSource
 from unveil.tasks.classification.frozen_features import few_labels
@@ -64,7 +62,7 @@ def main() -> None:
     study = Study(options.data, options.out)
     parts = options.part or ("pretrain", "probe", "sweep", "finetune", "changes")
     if "pretrain" in parts:
-        study.run("pretrain", str(study.data / "train"), *PRETRAINING, out="pretrain")
+        run_once(study.out / "pretrain", "pretrain", str(study.data / "train"), *PRETRAINING)
     if "probe" in parts:
         study.probe(options.labels)
     if "sweep" in parts:
@@ -84,21 +82,11 @@ class Study:
         self.classes = self.source.classes or ()
         self.labels = self.source.labels().tolist()
 
-    def run(self, *arguments: str, out: str) -> Path:
-        """The finished run of a command, run now if it is not there."""
-        folder = self.out / out
-        if not (folder / "finished").exists():
-            command = ["unveil", *arguments, "--out", str(folder)]
-            print(" ".join(command), flush=True)
-            subprocess.run([sys.executable, "-m", "unveil.cli.main", *command[1:]], check=True, stdout=sys.stderr)
-            (folder / "finished").touch()
-        return folder
-
     def probe(self, counts: list[int]) -> None:
         for count in counts:
             few = ("--labels", str(count), "--draws", str(len(SEEDS))) if count < len(self.labels) else ()
             where = ("probe", str(self.data), "--model", str(self.out / "pretrain"))
-            run = self.run(*where, *few, "--workers", "0", out=f"probe_{count}")
+            run = run_once(self.out / f"probe_{count}", *where, *few, "--workers", "0")
             for method, scores in json.loads((run / "report.json").read_text())["methods"].items():
                 draws = [draw["accuracy"] for draw in scores.get("of_each_draw", [])] or [scores["top1"]]
                 print(f"{method}, {count} labels: {percent(draws)}", flush=True)
@@ -164,13 +152,13 @@ class Study:
     ) -> tuple[float, float]:
         """Accuracy of the weights and of their running average."""
         settings = [part for change in changes for part in ("--set", change)]
-        run = self.run(
+        run = run_once(
+            self.out / name,
             *("finetune", "classification", str(table), "--validation", str(judge or self.data / "test")),
             *("--recipe", "finetune_small", "--steps", steps, "--seed", str(seed), "--workers", "0"),
             *("--set", "engine.evaluate_every=100000", "--set", f"optimization.warmup_steps={int(steps) // 10}"),
             *(("--init-from", str(self.out / "pretrain")) if pretrained else ()),
             *settings,
-            out=name,
         )
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
         return last["validation_accuracy"], last["validation_ema_accuracy"]
@@ -191,12 +179,6 @@ class Study:
         """Of both kinds of weights."""
         raw, averaged = zip(*found, strict=True)
         return f"weights {percent(raw)}, averaged weights {percent(averaged)}"
-
-
-def percent(scores: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation."""
-    spread = f" ± {100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-    return f"{100 * statistics.mean(scores):.1f}{spread}"
 
 
 if __name__ == "__main__":

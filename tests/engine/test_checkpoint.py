@@ -114,6 +114,15 @@ def test_if_all_are_torn_a_person_decides(tmp_path: Path) -> None:
         folder.load_latest()
 
 
+def test_what_another_version_has_written_is_not_taken_for_torn(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(1, **contents(1))
+    manifest = folder.folder(1) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UnveilError, match="another version of unveil.*--init-from"):
+        folder.load_latest()
+
+
 def test_left_overs_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save(1, **contents(1))

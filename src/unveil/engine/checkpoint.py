@@ -158,7 +158,8 @@ class CheckpointFolder:
         Torn ones are named in a warning, and the one before is taken.
 
         Raises:
-            UnveilError: all are torn. Starting over is left to a person, since it would write over them.
+            UnveilError: all are torn, or the newest is another version's. Starting over is left to a person, since it
+                would write over them.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -224,7 +225,10 @@ class CheckpointFolder:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             if manifest["format"] != FORMAT:
-                return f"it has format {manifest['format']}, and this version of unveil reads {FORMAT}"
+                raise UnveilError(
+                    f"{folder} was written by another version of unveil, and this one cannot go on from it: go on with "
+                    "that version, or start a new run from these weights (--init-from, and another --out)"
+                )
             files = manifest["files"]
             for name in {WEIGHTS: {}, TRAINING: {}} | files:
                 path = folder / name

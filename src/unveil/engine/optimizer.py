@@ -48,44 +48,26 @@ def build_optimizer(
         }
         for (lr_scale, weight_decay), named in groups.items()
     ]
-    kind: type[Optimizer]
-    settings: dict[str, Any]
-    match config:
-        case AdamWConfig():
-            devices = {parameter.device.type for named in groups.values() for _, parameter in named}
-            kind, settings = (
-                AdamW,
-                {
-                    "betas": config.betas,
-                    "eps": config.epsilon,
-                    "fused": devices <= {"cpu", "cuda"},
-                },
-            )
-        case LARSConfig():
-            kind, settings = (
-                LARS,
-                {
-                    "momentum": config.momentum,
-                    "weight_decay": config.weight_decay,
-                    "trust_coefficient": config.trust_coefficient,
-                },
-            )
-        case LAMBConfig():
-            kind, settings = (
-                LAMB,
-                {
-                    "betas": config.betas,
-                    "epsilon": config.epsilon,
-                    "weight_decay": config.weight_decay,
-                    "trust_ratio": config.trust_ratio,
-                },
-            )
+    devices = {parameter.device.type for named in groups.values() for _, parameter in named}
+    kind, settings = _kind_and_settings(config, fused=devices <= {"cpu", "cuda"})
     if divided:
         # Loaded only where it is used: it takes a while to import.
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
         return ZeroRedundancyOptimizer(described, optimizer_class=kind, lr=config.learning_rate, **settings)
     return kind(described, lr=config.learning_rate, **settings)
+
+
+def _kind_and_settings(config: OptimizerConfig, *, fused: bool) -> tuple[type[Optimizer], dict[str, Any]]:
+    match config:
+        case AdamWConfig():
+            return AdamW, {"betas": config.betas, "eps": config.epsilon, "fused": fused}
+        case LARSConfig():
+            momentum, decay, trust = config.momentum, config.weight_decay, config.trust_coefficient
+            return LARS, {"momentum": momentum, "weight_decay": decay, "trust_coefficient": trust}
+        case LAMBConfig():
+            adam = {"betas": config.betas, "epsilon": config.epsilon, "weight_decay": config.weight_decay}
+            return LAMB, adam | {"trust_ratio": config.trust_ratio}
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from unveil.config import UnveilError
@@ -62,12 +61,21 @@ def chained(
             "model.reversible=chain cannot compute in 16 bits: rounding errors would outgrow the features; set "
             "model.functions_in_fp32=true, engine.precision=fp32 or model.reversible=column"
         )
-    if any(isinstance(parameter, DTensor) for parameter in parameters):
+    if _sharded(parameters):
         raise UnveilError("model.reversible=chain does not go with engine.parallel=fsdp; set model.reversible=column")
     levels = tuple(range(len(config.widths)))
     maps = [previous[level] for level in levels] if previous else [None] * len(levels)
     found = _Chain.apply(tuple(columns), cells, drop_path_noise, stem, *maps, *parameters)
     return dict(zip(levels, found, strict=True))
+
+
+def _sharded(parameters: Sequence[Tensor]) -> bool:
+    if not torch.distributed.is_initialized():
+        return False
+    # Loaded only where there are several processes: it takes a while to import.
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in parameters)
 
 
 class _Chain(torch.autograd.Function):
