@@ -17,7 +17,7 @@ from unveil.config import (
     TimmTarget,
     UnveilError,
 )
-from unveil.config.serialize import flatten, from_json, to_json
+from unveil.config.serialize import defaults, flatten, from_json, to_json
 from unveil.recipes import PRETRAINING, tiny_cpu
 from unveil.recipes.quickstart import quickstart, quickstart_pretraining
 
@@ -91,3 +91,10 @@ def test_another_kind_of_configuration_is_refused() -> None:
 
 def test_flatten() -> None:
     assert flatten({"a": {"kind": "A", "b": [1, 2]}, "c": None}) == {"a.kind": "A", "a.b": [1, 2], "c": None}
+
+
+def test_defaults_reach_into_parts_as_they_are() -> None:
+    usual = defaults(replace(tiny_cpu(), cache_targets=True))
+    assert usual["cache_targets"] is False and usual["engine.parallel"] == "ddp"
+    assert usual["optimization.optimizer.betas"] == [0.9, 0.98]
+    assert "recipe" not in usual

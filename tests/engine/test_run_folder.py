@@ -46,6 +46,14 @@ def test_another_configuration_is_refused_by_the_names_that_differ(tmp_path: Pat
         reopen(tmp_path, with_changes(CONFIG, data={"workers": 1, "crop": "random"}))
 
 
+def test_a_setting_that_came_into_being_later_had_its_usual_value(tmp_path: Path) -> None:
+    reopen(tmp_path).close()
+    usual = {"data.crop": "center", "target.size": 3}
+    reopen(tmp_path, with_changes(CONFIG, data={"workers": 1, "crop": "center"}), usual=usual).close()
+    with pytest.raises(UnveilError, match=r'data\.crop: "center" in the run, "random" asked'):
+        reopen(tmp_path, with_changes(CONFIG, data={"workers": 1, "crop": "random"}), usual=usual)
+
+
 def test_some_names_may_change(tmp_path: Path) -> None:
     reopen(tmp_path).close()
     changed = with_changes(CONFIG, data={"workers": 8})

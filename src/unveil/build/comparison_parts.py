@@ -2,13 +2,13 @@
 
 import gc
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unveil.config import UnveilError
 from unveil.config.resolve import MAY_CHANGE_ON_RESUME
-from unveil.config.serialize import flatten, to_json
+from unveil.config.serialize import defaults, flatten, to_json
 from unveil.engine import Parallel
 from unveil.engine.disk import read_json, write_json
 
@@ -52,11 +52,11 @@ class Parts:
             UnveilError: it was finished with other settings or other images.
         """
         described = flatten(to_json(settings) | (beside or {}))
-        usual = _defaults(settings)
+        usual = defaults(settings)
         described |= {f"data.{name}": value for name, value in flatten(self.data).items()}
         if learned is not None:
             described |= {f"{LEARNED}{name}": value for name, value in flatten(to_json(learned)).items()}
-            usual |= {f"{LEARNED}{name}": value for name, value in _defaults(learned).items()}
+            usual |= {f"{LEARNED}{name}": value for name, value in defaults(learned).items()}
         described = _counting(described)
         file, name = place / RESULT, str(place.relative_to(self.folder))
         found = self.parallel.on_main(lambda: read_json(file) if file.is_file() else None)
@@ -80,18 +80,6 @@ def _counting(settings: dict[str, Any]) -> dict[str, Any]:
     """By dotted name, without those that change no result, and without the places of other parts."""
     free = MAY_CHANGE_ON_RESUME | PLACES
     return {name: value for name, value in settings.items() if name.removeprefix(LEARNED) not in free}
-
-
-def _defaults(config: Any) -> dict[str, Any]:
-    """By dotted name. A part that was finished before a setting came into being had it at its default."""
-    usual: dict[str, Any] = {}
-    for setting in fields(config):
-        value = getattr(config, setting.name)
-        if setting.default is not MISSING:
-            usual |= flatten(to_json(setting.default), setting.name)
-        if is_dataclass(value):
-            usual |= {f"{setting.name}.{name}": default for name, default in _defaults(value).items()}
-    return usual
 
 
 def _check_same(name: str, old: dict[str, Any], new: dict[str, Any]) -> None:

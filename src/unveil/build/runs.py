@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from unveil.config.resolve import MAY_CHANGE_ON_RESUME, AnyRun
-from unveil.config.serialize import to_json
+from unveil.config.serialize import defaults, to_json
 from unveil.data.loader import EvaluationLoader
 from unveil.data.order import ORDER_NAME
 from unveil.data.reading import Collate, View
@@ -78,6 +78,7 @@ def train_run(
             parallel=parallel,
             allowed_changes=MAY_CHANGE_ON_RESUME,
             keep_last=engine.keep_last,
+            usual=defaults(config),
         )
     with folder or nullcontext() as run:
         for report in reports:

@@ -40,6 +40,21 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def defaults(config: Any) -> dict[str, Any]:
+    """Those of a configuration's settings, by dotted name.
+
+    What was written before a setting came into being had it so.
+    """
+    usual: dict[str, Any] = {}
+    for setting in dataclasses.fields(config):
+        value = getattr(config, setting.name)
+        if setting.default is not dataclasses.MISSING:
+            usual |= flatten(to_json(setting.default), setting.name)
+        if dataclasses.is_dataclass(value):
+            usual |= {f"{setting.name}.{name}": default for name, default in defaults(value).items()}
+    return usual
+
+
 def is_config(option: Any) -> bool:
     """Whether this member of a union is a configuration class."""
     return isinstance(option, type) and dataclasses.is_dataclass(option)

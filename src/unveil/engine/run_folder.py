@@ -6,9 +6,10 @@ import logging
 import os
 import platform
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import torch
@@ -21,6 +22,7 @@ from unveil.engine.parallel import Parallel
 
 log = logging.getLogger(__name__)
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 OURS = {"config.json", "data.json", "environment.json", "log.txt", "metrics.jsonl", "checkpoints", "lock"}
 
 
@@ -45,6 +47,7 @@ class RunFolder:
         parallel: Parallel,
         allowed_changes: Collection[str] = (),
         keep_last: int = 2,
+        usual: Mapping[str, Any] = NOTHING,
     ) -> "RunFolder":
         """Make the folder of a new run, or reopen the one that this configuration and data belong to.
 
@@ -52,13 +55,14 @@ class RunFolder:
             config: resolved, as JSON values.
             data: {"order": its name, "parts": {directory or tar: {"count", "sha256"}}}.
             allowed_changes: dotted names in `config`, or beginnings of them, that may differ from the folder's.
+            usual: by dotted name, what a run had that was begun before these settings came into being.
 
         Raises:
             UnveilError: the folder holds something else, a run of another configuration or other data, or a run that
                 another process is writing; or it cannot be written.
         """
         run = RunFolder(path, keep_last=keep_last)
-        parallel.on_main(lambda: run._open(config, data, allowed_changes, parallel))
+        parallel.on_main(lambda: run._open(config, data, allowed_changes, usual, parallel))
         return run
 
     def __enter__(self) -> "RunFolder":  # typing.Self defeats the run-time check of types
@@ -82,7 +86,12 @@ class RunFolder:
         return read_json(self.path / "config.json")
 
     def _open(
-        self, config: dict[str, Any], data: dict[str, Any], allowed_changes: Collection[str], parallel: Parallel
+        self,
+        config: dict[str, Any],
+        data: dict[str, Any],
+        allowed_changes: Collection[str],
+        usual: Mapping[str, Any],
+        parallel: Parallel,
     ) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -102,7 +111,7 @@ class RunFolder:
         try:
             environment = _environment(parallel)
             if "config.json" in entries:
-                self._compare(config, data, allowed_changes)
+                self._compare(config, data, allowed_changes, usual)
                 self._start_log()
                 self.checkpoints.sweep()
                 before = read_json(self.path / "environment.json")
@@ -137,8 +146,15 @@ class RunFolder:
         lock.flush()
         self._lock = lock
 
-    def _compare(self, config: dict[str, Any], data: dict[str, Any], allowed_changes: Collection[str]) -> None:
-        before, now = flatten(self.config()), flatten(config)
+    def _compare(
+        self,
+        config: dict[str, Any],
+        data: dict[str, Any],
+        allowed_changes: Collection[str],
+        usual: Mapping[str, Any],
+    ) -> None:
+        now = flatten(config)
+        before = {name: value for name, value in usual.items() if name in now} | flatten(self.config())
         differing = [
             f"{name}: {_shown(before, name)} in the run, {_shown(now, name)} asked"
             for name in [*before, *(name for name in now if name not in before)]
