@@ -1,7 +1,19 @@
-"""Order and skips: slow tests last, GPU tests only where there is a GPU."""
+"""Order and skips: slow tests last, GPU tests only where there is a GPU. Side by side they share the cores."""
+
+import os
 
 import pytest
 import torch
+
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+def pytest_configure() -> None:
+    if PROCESSES > 1:
+        threads = max(1, (os.cpu_count() or 1) // PROCESSES)
+        torch.set_num_threads(threads)
+        # For the processes that tests start.
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
