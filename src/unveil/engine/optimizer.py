@@ -50,12 +50,13 @@ def build_optimizer(
     ]
     devices = {parameter.device.type for named in groups.values() for _, parameter in named}
     kind, settings = _kind_and_settings(config, fused=devices <= {"cpu", "cuda"})
+    settings |= {"lr": config.learning_rate}
     if divided:
         # Loaded only where it is used: it takes a while to import.
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
-        return ZeroRedundancyOptimizer(described, optimizer_class=kind, lr=config.learning_rate, **settings)
-    return kind(described, lr=config.learning_rate, **settings)
+        return ZeroRedundancyOptimizer(described, optimizer_class=kind, **settings)
+    return kind(described, **settings)
 
 
 def _kind_and_settings(config: OptimizerConfig, *, fused: bool) -> tuple[type[Optimizer], dict[str, Any]]:
