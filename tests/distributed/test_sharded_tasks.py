@@ -1,4 +1,4 @@
-"""What zero1 and fsdp must not change: steps scaled by whole tensors, skipped ones, what follows the weights."""
+"""What zero1 and fsdp must not change: steps scaled by tensors, skipped ones, what follows weights, what is fixed."""
 
 import errno
 from collections.abc import Callable, Mapping
@@ -17,12 +17,14 @@ from tests.pretext.tokenizers import TINY, samples, tokenizer_of
 from tests.tasks.toy_pairs import ToyPairs
 from tests.tasks.toy_pairs import config as clip_config
 from unveil.build import train_clip
-from unveil.config import EmaTarget, LAMBConfig, LARSConfig, UnveilError
+from unveil.config import EmaTarget, LAMBConfig, LARSConfig, MaskedAutoencoding, UnveilError
 from unveil.engine import Batch, Parallel, RunFolder, train
 from unveil.engine.pieces import as_held
 from unveil.models.vit import ViT
+from unveil.pretext.masked_autoencoding import MaskedAutoencoder
 from unveil.pretext.masked_modelling import MaskedModelling, stripe_mask
 from unveil.pretext.targets.ema import EmaTeacher
+from unveil.pretext.targets.pixels import PixelPatches
 
 Changes = Mapping[str, Any]
 NONE: Changes = {}
@@ -62,6 +64,13 @@ def masked_with_teacher() -> MaskedModelling:
     return MaskedModelling(backbone, teacher, seed=0, normalization="half")
 
 
+def autoencoder() -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    objective = MaskedAutoencoding(decoder_width=8, decoder_depth=2, decoder_heads=2)
+    target = PixelPatches(TINY.grid, patch_size=TINY.patch_size, normalize=True)
+    return MaskedAutoencoder(ViT(TINY), target, seed=0, normalization="half", objective=objective)
+
+
 def pictures(numbers: range) -> Batch:
     mask = stripe_mask(4, 4).expand(len(numbers), -1)
     hidden = mask[0].nonzero().squeeze(1).expand(len(numbers), -1)
@@ -72,11 +81,12 @@ FOLLOWING: dict[str, Callable[[], Any]] = {
     "teacher": masked_with_teacher,
     "codebook": lambda: tokenizer_of(global_batch_size=8),
 }
+TASKS = FOLLOWING | {"autoencoder": autoencoder}
 
 
 def follow(parallel: Parallel, name: str, micro_batch_size: int, changes: Changes = NONE) -> Course:
-    """Rows and weights of a task that something besides the optimizer moves."""
-    task, record = FOLLOWING[name](), Record()
+    """Rows and weights of a task."""
+    task, record = TASKS[name](), Record()
     share = 8 // parallel.world_size
 
     def steps(first: int, last: int) -> Any:
@@ -200,6 +210,8 @@ def everything(folder: Path) -> dict[str, Any]:
             found |= {f"overflow, {kind}": overflowing(parallel, kind)}
         found |= {"accumulating": accumulating(parallel), "kept": kept_of_a_whole(parallel)}
         found |= {f"{name}, fsdp": follow(parallel, name, 2, {"parallel": "fsdp"}) for name in FOLLOWING}
+        kinds = ("ddp", *DIVIDED)
+        found |= {f"autoencoder, {kind}": follow(parallel, "autoencoder", 2, {"parallel": kind}) for kind in kinds}
         again = {"parallel": "fsdp", "reshard_after_forward": False}
         return found | {"teacher, gathered once": follow(parallel, "teacher", 2, again)}
 
@@ -232,6 +244,17 @@ def test_what_follows_the_weights_does_so_in_pieces(name: str, by_two: list[dict
     assert_same(by_two[0][f"{name}, fsdp"], alone)
     if name == "teacher":
         assert_same(by_two[0]["teacher, gathered once"], alone)
+
+
+@pytest.mark.parametrize("kind", ["ddp", *DIVIDED])
+def test_what_is_fixed_stays_so_on_every_process(kind: str, by_two: list[dict[str, Any]]) -> None:
+    """MAE's tables of positions."""
+    alone, begun = follow(CPU, "autoencoder", 8), autoencoder().state_dict()
+    assert_same(by_two[0][f"autoencoder, {kind}"], alone)
+    for found in by_two:
+        weights = found[f"autoencoder, {kind}"][1]
+        unmoved = {name for name, value in begun.items() if torch.equal(weights[name], value)}
+        assert unmoved == {"backbone.pos_embed", "decoder_pos_embed"}
 
 
 @pytest.mark.parametrize("kind", DIVIDED)

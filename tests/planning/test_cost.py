@@ -21,12 +21,14 @@ from unveil.config import (
     EmbeddedTarget,
     FeatureDistillation,
     HogTarget,
+    MaskedAutoencoding,
     MaskedRegression,
     MaskedTokenPrediction,
     OptimizationConfig,
     PatchAggregation,
     PixelTarget,
     PretrainConfig,
+    RandomMasking,
     TextConfig,
     TimmTarget,
     TowerOptimization,
@@ -90,6 +92,11 @@ VARIANTS = {
         FeatureDistillation(), replace(MODEL, relative_positions="shared", layer_scale=0.1, qkv_bias="all")
     ),
     "tokenised": pretraining(CODES),
+    "autoencoded": replace(
+        pretraining(MaskedRegression(), replace(MODEL, qkv_bias="all")),
+        objective=MaskedAutoencoding(decoder_width=8, decoder_depth=2, decoder_heads=2),
+        masking=RandomMasking(ratio=0.75),
+    ),
     "classified": ClassificationConfig(recipe="x", model=MODEL, classes=("a", "b", "c"), optimization=OPTIMIZATION),
     "classified, partly frozen": ClassificationConfig(
         recipe="x",

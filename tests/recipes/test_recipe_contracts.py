@@ -25,11 +25,16 @@ from unveil.recipes import (
     choose_contrastive,
     choose_pretraining,
 )
-from unveil.recipes.quickstart import quickstart, quickstart_pretraining
+from unveil.recipes.quickstart import (
+    quickstart,
+    quickstart_columns,
+    quickstart_columns_pretraining,
+    quickstart_pretraining,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 LISTED = [*PRETRAINING, *CLASSIFICATION, *PROBES, *CONTRASTIVE]
-RECIPES = [*LISTED, quickstart_pretraining, quickstart]
+RECIPES = [*LISTED, quickstart_pretraining, quickstart, quickstart_columns_pretraining, quickstart_columns]
 each = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
 each_listed = pytest.mark.parametrize("recipe", LISTED, ids=lambda recipe: recipe.__name__)
 

@@ -1,6 +1,7 @@
-"""Names and shapes of every released EVA checkpoint, without their gigabytes: read completely, counted exactly.
+"""Names and shapes of every released EVA checkpoint, and of MAE's, without their gigabytes: read completely, counted
+exactly.
 
-The parameter counts are those in the released training logs; names and shapes are those of the released modules.
+EVA's parameter counts are those in the released training logs; names and shapes are those of the released modules.
 """
 
 import dataclasses
@@ -10,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from unveil.config import ViTConfig
+from unveil.build.pretraining import build_pretext
+from unveil.config import PretrainConfig, ViTConfig
 from unveil.models.vit import ViT
+from unveil.recipes import mae_base, mae_large
 from unveil.weights import eva, timm_vit
 from unveil.weights.infer import head_of, infer, pooling_of
 from unveil.weights.load import fill_backbone
@@ -90,6 +93,18 @@ def masked_autoencoder() -> State:
     for number in range(4):
         shapes |= block(f"decoder_blocks.{number}", 512, 2048, separate_biases=False)
     return on_meta(shapes | norm("decoder_norm", 512) | linear("decoder_pred", 1024, 512))
+
+
+def released_mae(config: ViTConfig, *, whole: bool) -> State:
+    """MAE's: `mae_pretrain_vit_*.pth`, and those for its pictures, which hold the decoder too (`_full`)."""
+    shapes = trunk(14, config) | norm("norm", config.width)
+    if whole:
+        shapes |= linear("decoder_embed", 512, config.width)
+        shapes |= {"mask_token": (1, 1, 512), "decoder_pos_embed": (1, 197, 512)}
+        for number in range(8):
+            shapes |= block(f"decoder_blocks.{number}", 512, 2048, separate_biases=False)
+        shapes |= norm("decoder_norm", 512) | linear("decoder_pred", 768, 512)
+    return on_meta(shapes)
 
 
 MASK_AND_PREDICTOR = {"mask token": 1, "predictor of masked pre-training": 2}
@@ -236,3 +251,32 @@ def test_eva_clip_in_open_clips_layout_is_the_same_network() -> None:
     assert infer(theirs, source="EVA01-g-14") == GIANT
     back = eva.from_native(layout.to_native(theirs))
     assert {n: v.shape for n, v in back.items()} == {n: v.shape for n, v in clip().items()}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "whole", "parameters"),
+    [
+        (mae_base, False, 85_798_656),
+        (mae_base, True, 111_907_840),
+        (mae_large, False, 303_301_632),
+        (mae_large, True, 329_541_888),
+    ],
+)
+def test_mae_s_checkpoints_fit_its_recipes(recipe: Callable[[], PretrainConfig], whole: bool, parameters: int) -> None:
+    """Read without a name changed. With the decoder they are what our own pre-training holds, name by name."""
+    config = recipe()
+    state = released_mae(config.model, whole=whole)
+    assert sum(value.numel() for value in state.values()) == parameters
+    found = infer(state, source="mae")
+    assert found == dataclasses.replace(config.model, position_init="normal")
+    with torch.device("meta"):
+        vit = ViT(found)
+    report = fill_backbone(vit, state, source="mae")
+    assert (report.missing, report.unexpected, report.renamed, report.resized, report.notes) == ([], [], {}, {}, [])
+    assert (report.layout, set(report.left_out)) == (("MAE", {"decoder"}) if whole else ("timm", set()))
+    assert head_of(state) is None
+    if whole:
+        with torch.device("meta"):
+            ours = build_pretext(config).state_dict()
+        bare = {name.removeprefix("backbone."): value.shape for name, value in ours.items()}
+        assert bare == {name: value.shape for name, value in state.items()}

@@ -18,6 +18,8 @@ from unveil.config import (
     EmaTarget,
     FashionScenes,
     FeatureDistillation,
+    MaskedAutoencoding,
+    MaskedObjective,
     MaskedRegression,
     MaskedTokenPrediction,
     PixelTarget,
@@ -39,7 +41,8 @@ from unveil.engine import Outcome, Parallel, Sink
 from unveil.models.revcolv2 import RevColV2
 from unveil.models.vit import ViT
 from unveil.pretext.distillation import Distillation
-from unveil.pretext.masked_modelling import MaskedModelling
+from unveil.pretext.masked_autoencoding import MaskedAutoencoder
+from unveil.pretext.masked_modelling import HiddenRegression, MaskedModelling
 from unveil.pretext.masked_pixels import MaskedPixels
 from unveil.pretext.masking import masking_function
 from unveil.pretext.targets.base import Target
@@ -58,7 +61,7 @@ EXAMPLES = 128
 """Images over which the embedded teacher takes its mean feature: thousands of cells."""
 
 
-Pretext = MaskedModelling | Distillation | TokenizerTraining | TokenPrediction
+Pretext = HiddenRegression | Distillation | TokenizerTraining | TokenPrediction
 """A task that a configuration's objective stands for."""
 
 
@@ -80,6 +83,15 @@ def build_pretext(
                 return _masked_pixels(config, config.model, objective, target)
             backbone, target = _student_and_target(config, target, mask_token=True)
             return MaskedModelling(
+                backbone,
+                target,
+                seed=config.engine.seed,
+                normalization=config.data.normalization,
+                objective=objective,
+            )
+        case MaskedAutoencoding():
+            backbone, target = _student_and_target(config, target, mask_token=False)
+            return MaskedAutoencoder(
                 backbone,
                 target,
                 seed=config.engine.seed,
@@ -223,7 +235,7 @@ def view_and_collate(config: PretrainConfig, task: Pretext) -> tuple[WholeView, 
         teacher_size=None if config.cache_targets else teacher_size(config, task),
         resized_on_device=config.data.resize_on == "device",
     )
-    if not isinstance(config.objective, MaskedRegression | MaskedTokenPrediction):
+    if not isinstance(config.objective, MaskedObjective):
         return view, collate_whole
     masking, grid = masking_function(config.masking), config.model.grid
     return MaskedView(**vars(view), grid=grid, masking=masking), MaskedCollate(limit=masking.limit(grid))

@@ -16,7 +16,7 @@ from unveil.cli.options import (
     describe_run,
 )
 from unveil.cli.training import Count, Training, run_training
-from unveil.config import ImageFiles, MaskedRegression, MaskedTokenPrediction, PretrainConfig, UnveilError
+from unveil.config import ImageFiles, MaskedObjective, MaskedTokenPrediction, PretrainConfig, UnveilError
 from unveil.config.override import recipe_named
 from unveil.config.pretext import Masking, Target
 from unveil.config.resolve import Machine, resolve
@@ -91,7 +91,7 @@ def describe(config: PretrainConfig, source: "Source", machine: Machine, out: Pa
 
     rows, columns = config.model.grid
     masking = "none, the student sees whole images"
-    if isinstance(config.objective, MaskedRegression | MaskedTokenPrediction):
+    if isinstance(config.objective, MaskedObjective):
         hidden = masking_function(config.masking).limit(config.model.grid)
         masking = f"{_kind(config.masking)}, at most {hidden} of {rows * columns} patches hidden"
     lines = [

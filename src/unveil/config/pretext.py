@@ -1,9 +1,10 @@
 """What is hidden, and what must be predicted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from unveil.config.errors import UnveilError
+from unveil.config.model import ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +166,39 @@ class MaskedRegression:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskedAutoencoding:
+    """MAE's pretext task (He et al. 2022): the network sees the visible patches alone, and a light decoder, which no
+    other task takes along, tells the hidden ones' pixels by squared differences. Sizes are MAE's.
+
+    It says what the network begins with: positions are fixed sines and cosines, whatever model.position_init is.
+    """
+
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    """Blocks."""
+    decoder_heads: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.decoder_width, self.decoder_depth, self.decoder_heads) < 1:
+            raise UnveilError("objective.decoder_width, decoder_depth and decoder_heads must be at least 1")
+        if self.decoder_width % 4:
+            raise UnveilError(
+                f"objective.decoder_width {self.decoder_width} is not a multiple of 4, as sines and cosines of row and "
+                f"column need it; try {self.decoder_width // 4 * 4 or 4}"
+            )
+        if self.decoder_width % self.decoder_heads:
+            raise UnveilError(
+                f"objective.decoder_width {self.decoder_width} is not a multiple of objective.decoder_heads "
+                f"{self.decoder_heads}"
+            )
+
+    def decoder(self, model: ViTConfig) -> ViTConfig:
+        """The decoder of a network: as it is, but for its size and stochastic depth."""
+        width, depth, heads = self.decoder_width, self.decoder_depth, self.decoder_heads
+        return replace(model, width=width, depth=depth, heads=heads, mlp_width=4 * width, drop_path=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureDistillation:
     """The pilot study's rival (paper Table 2b; Wei et al. 2022): the student sees the whole image and regresses the
     target at every patch by smooth L1, through one linear layer.
@@ -246,7 +280,9 @@ class MaskedTokenPrediction:
     aggregation: PatchAggregation | None = None
 
 
-Objective = MaskedRegression | FeatureDistillation | VectorQuantizedDistillation | MaskedTokenPrediction
+MaskedObjective = MaskedRegression | MaskedAutoencoding | MaskedTokenPrediction
+"""Those for which patches are hidden."""
+Objective = MaskedObjective | FeatureDistillation | VectorQuantizedDistillation
 Masking = BlockMasking | RandomMasking
 FrozenTarget = ClipTarget | TimmTarget | EmbeddedTarget | PixelTarget | HogTarget
 Target = FrozenTarget | EmaTarget

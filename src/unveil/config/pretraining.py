@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 from unveil.config.data import DataConfig
 from unveil.config.errors import UnveilError
+from unveil.config.model import ViTConfig
 from unveil.config.pretext import (
     BlockMasking,
     EmaTarget,
     EmbeddedTarget,
+    MaskedAutoencoding,
     MaskedRegression,
     MaskedTokenPrediction,
     Masking,
@@ -40,6 +42,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.model, RevColV2Config):
             self._check_columns()
+        elif isinstance(self.objective, MaskedAutoencoding):
+            self._check_autoencoder(self.model)
         self._check_pixels()
         if self.cache_targets and isinstance(self.objective, MaskedTokenPrediction):
             raise UnveilError(f"{self.recipe} predicts codes of a tokeniser, which cannot be cached")
@@ -61,9 +65,27 @@ class PretrainConfig:
                 f"{type(self.objective).__name__} and the target {type(self.target).__name__}; choose MaskedRegression "
                 "and PixelTarget (--teacher pixels)"
             )
+        self._check_equal_masks("RevColV2", "units")
+
+    def _check_autoencoder(self, model: ViTConfig) -> None:
+        """Raises UnveilError for what MAE does not learn from."""
+        if not isinstance(self.target, PixelTarget):
+            raise UnveilError(
+                f"MaskedAutoencoding tells the hidden patches' pixels, and {self.recipe} has the target "
+                f"{type(self.target).__name__}; choose PixelTarget (--teacher pixels)"
+            )
+        if model.relative_positions != "none":
+            raise UnveilError(
+                "MaskedAutoencoding shows the network the visible patches alone, and relative positions need all; give "
+                "--set model.relative_positions=none"
+            )
+        self._check_equal_masks("MaskedAutoencoding", "patches")
+
+    def _check_equal_masks(self, who: str, what: str) -> None:
+        """Raises UnveilError for masks that hide more of one image than of another."""
         if not isinstance(self.masking, RandomMasking) and not self.masking.exact:
             raise UnveilError(
-                "RevColV2 needs masks that hide equally many units of each image; give --set masking=RandomMasking, or "
+                f"{who} needs masks that hide equally many {what} of each image; give --set masking=RandomMasking, or "
                 "--set masking.exact=true"
             )
 

@@ -38,8 +38,9 @@ class QuickstartConfig:
     """Beside these, all labels."""
     probe_seeds: int
     finetune: tuple[FewLabels, ...]
-    captions: CaptionsChapter
-    """Optional: `unveil quickstart --chapters all`."""
+    captions: CaptionsChapter | None
+    """Optional: `unveil quickstart --chapters all`. None: there is none, for a CLIP's image tower is a ViT."""
 
     def __post_init__(self) -> None:
-        require_vit(self.pretrain.model, "the quickstart")
+        if self.captions is not None:
+            require_vit(self.pretrain.model, "the chapter of captions")

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from unveil.build.classification import build_classification, training_view
 from unveil.build.common import build_training_loader
 from unveil.build.pretraining import Pretext, build_pretext, training_steps
-from unveil.config import ClassificationConfig, ClipTarget, MaskedTokenPrediction, PretrainConfig, TimmTarget
+from unveil.config import (
+    ClassificationConfig,
+    ClipTarget,
+    MaskedTokenPrediction,
+    PretrainConfig,
+    TimmTarget,
+    UnveilError,
+)
 from unveil.data.sources.base import Source
 from unveil.engine import Batch, Parallel, Precision, build_optimizer
 from unveil.engine.averaging import WeightAverage
@@ -25,7 +32,7 @@ from unveil.engine.task import move
 from unveil.models.vit import ViT
 from unveil.planning.cost import FULL
 from unveil.planning.matrix_rate import matrix_rate, wait_for
-from unveil.planning.networks import backbone_of, network_cost
+from unveil.planning.networks import network_cost, vit_of
 from unveil.planning.stand_ins import stand_in_target, stand_in_tokenizer
 from unveil.planning.teachers import teacher_of
 from unveil.planning.timm_blocks import use_timm_blocks
@@ -78,7 +85,7 @@ def bench(
         on_timm: with timm's blocks in the place of ours.
 
     Raises:
-        UnveilError: a teacher that cannot be told, samples that cannot be read, a network that is no ViT.
+        UnveilError: a teacher that cannot be told, samples that cannot be read, a network that timm has no blocks of.
     """
     flops = flops_per_image(config)
     # The last contender's memory is not this one's.
@@ -252,11 +259,12 @@ def _task_and_steps(
         if isinstance(config.objective, MaskedTokenPrediction):
             tokenizer = stand_in_tokenizer(config.objective.tokenizer)
         elif isinstance(config.target, ClipTarget | TimmTarget):
-            target = stand_in_target(config.target, backbone_of(config))
+            target = stand_in_target(config.target, vit_of(config))
         task = pretext = build_pretext(config, target=target, tokenizer=tokenizer)
         pretext.target.to(parallel.device)
         steps = training_steps(config, pretext, source, parallel)
     if on_timm:
-        assert isinstance(task.backbone, ViT)
+        if not isinstance(task.backbone, ViT):
+            raise UnveilError("timm has no blocks of RevColV2's to compare with; leave --vs out")
         use_timm_blocks(task.backbone)
     return task, steps

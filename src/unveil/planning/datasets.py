@@ -21,6 +21,8 @@ IMAGES = {
     "tokens_base_1600": IMAGENET_1K,
     "revcolv2_base_mim": IMAGENET_1K,
     "revcolv2_large_mim": IMAGENET_1K,
+    "mae_base": IMAGENET_1K,
+    "mae_large": IMAGENET_1K,
     "revcolv2_base_in22k": IMAGENET_21K,
     "revcolv2_large_in22k": IMAGENET_21K,
 }

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from unveil.config import AdamWConfig, LAMBConfig, LARSConfig
+from unveil.config import AdamWConfig, LAMBConfig, LARSConfig, RevColV2Config
 from unveil.config.resolve import AnyRun
+from unveil.planning.columns import largest_column, widest_map
 from unveil.planning.cost import Cost, Storage, block
 from unveil.planning.networks import backbone_of
 from unveil.planning.teachers import Teacher
@@ -116,13 +117,18 @@ def _copies(setting: Setting, network: Cost, storage: Storage) -> int:
 
 
 def _gathered(setting: Setting, config: AnyRun, network: Cost, storage: Storage) -> int:
-    """Under FSDP: the block whose turn it is and the next one, whole, and the gradient of one; all in float32."""
+    """Under FSDP: the block (or column) whose turn it is and the next one, whole, and the gradient of one; all in
+    float32."""
     if setting.parallel != "fsdp" or setting.gpus == 1:
         return 0
-    return 3 * 4 * block(backbone_of(config), 1, storage).parameters
+    model = backbone_of(config)
+    unit = largest_column(model) if isinstance(model, RevColV2Config) else block(model, 1, storage).parameters
+    return 3 * 4 * unit
 
 
 def _one_layer(config: AnyRun, setting: Setting, storage: Storage) -> int:
     """The gradient of the widest map, an MLP's hidden one, beside all that is kept."""
     model = backbone_of(config)
+    if isinstance(model, RevColV2Config):
+        return setting.micro_batch * storage.number * widest_map(model)
     return setting.micro_batch * storage.number * (1 + model.grid[0] * model.grid[1]) * model.mlp_width

@@ -4,19 +4,23 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unveil.config import (
+    BackboneConfig,
     ClassificationConfig,
     ContrastiveConfig,
     FeatureDistillation,
+    MaskedAutoencoding,
     MaskedRegression,
     MaskedTokenPrediction,
     PretrainConfig,
     ProbeConfig,
+    RevColV2Config,
     TowerOptimization,
     VectorQuantizedDistillation,
     ViTConfig,
 )
 from unveil.config.resolve import AnyRun
 from unveil.config.revcolv2 import require_vit
+from unveil.planning.columns import columns
 from unveil.planning.cost import Cost, Storage, blocks, linear, norm, only_forward, text_tower, vit
 from unveil.planning.teachers import Teacher, hidden_patches
 
@@ -36,13 +40,20 @@ def network_cost(config: AnyRun, storage: Storage, teacher: Teacher | None, clas
             return _classification(config, storage, classes)
         case ProbeConfig():
             model = backbone_of(config)
-            return only_forward(vit(model, storage)) + linear(1, model.width, classes, gradient_to_input=False)
+            match model:
+                case ViTConfig():
+                    network = vit(model, storage)
+                case RevColV2Config():
+                    network = columns(model, storage, reads="bottom_up")
+            return only_forward(network) + linear(1, model.width, classes, gradient_to_input=False)
         case ContrastiveConfig():
             return _contrastive(config, storage)
 
 
 def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> Cost:
-    model, dim = backbone_of(config), teacher.dim
+    if isinstance(config.model, RevColV2Config):
+        return _masked_pixels(config, config.model, storage)
+    model, dim = vit_of(config), teacher.dim
     width, patches = model.width, model.grid[0] * model.grid[1]
     # The crops of student and teacher as bytes, and the student's as the floats that its patch embedding is given.
     images = Cost(saved=3 * model.image_size**2 + 3 * teacher.own_view**2)
@@ -58,6 +69,8 @@ def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> 
                 # Features and targets of all patches, out of which it takes the hidden ones.
                 loss += Cost(saved=patches * 4 * (width + dim))
             return images + vit(model, storage, mask_token=True, only=only) + head + loss
+        case MaskedAutoencoding():
+            return images + _autoencoder(config, config.objective, storage, dim)
         case FeatureDistillation():
             head = linear(patches, width, dim, saved=patches * storage.number * width)
             loss = Cost(saved=patches * 3 * 4 * dim)
@@ -69,9 +82,42 @@ def _pretraining(config: PretrainConfig, storage: Storage, teacher: Teacher) -> 
             return images + network + _token_head(config, config.objective, storage, dim)
 
 
+def _autoencoder(config: PretrainConfig, objective: MaskedAutoencoding, storage: Storage, dim: int) -> Cost:
+    """An encoder of visible patches, a decoder of all; of the hidden ones' answers its loss."""
+    model, hidden = vit_of(config), hidden_patches(config)
+    decoder, patches = objective.decoder(model), model.grid[0] * model.grid[1]
+    seen, width = patches - hidden, decoder.width
+    # The released code decodes all patches to the end.
+    wanted = None if storage.attention == "published" else hidden
+    told = wanted or 1 + patches
+    # The mask token, and a table of positions; those of the encoder, which it counts among what learns, are fixed too.
+    others = Cost(parameters=(2 + patches) * width, learned=width - (1 + patches) * model.width)
+    return (
+        vit(model, storage, seen=seen)
+        + linear(1 + seen, model.width, width, saved=(1 + seen) * storage.number * model.width)
+        + blocks(decoder, 1 + patches, storage, wanted=wanted)
+        + norm(width, told)
+        + linear(told, width, dim, saved=told * storage.number * width)
+        + others
+        # Prediction and target in float32.
+        + Cost(saved=hidden * 2 * 4 * dim)
+    )
+
+
+def _masked_pixels(config: PretrainConfig, model: RevColV2Config, storage: Storage) -> Cost:
+    """Columns of which the bottom-up ones see the visible units, and the finest cells of the hidden units to pixels."""
+    hidden, unit = hidden_patches(config), 3 * model.mask_unit**2
+    cells, width, patch = hidden * (model.mask_unit // model.patch_size) ** 2, model.widths[0], 3 * model.patch_size**2
+    images = Cost(saved=3 * model.image_size**2)
+    head = norm(width, cells) + linear(cells, width, patch, saved=storage.number * cells * width)
+    # Of the squared error the difference, in float32.
+    loss = Cost(saved=hidden * 4 * unit)
+    return images + columns(model, storage, mask_tokens=True, hidden=hidden) + head + loss
+
+
 def _tokenizer(config: PretrainConfig, objective: VectorQuantizedDistillation, storage: Storage, dim: int) -> Cost:
     """Behind the encoder: the way to the codes in float32, the codebook, the decoder, the way to the features."""
-    model = backbone_of(config)
+    model = vit_of(config)
     width, patches = model.width, model.grid[0] * model.grid[1]
     decoder = replace(model, image_size=model.grid[0], patch_size=1, depth=objective.decoder_depth)
     codes, length, number = objective.codes, objective.code_dim, storage.number
@@ -85,7 +131,7 @@ def _tokenizer(config: PretrainConfig, objective: VectorQuantizedDistillation, s
 
 
 def _token_head(config: PretrainConfig, objective: MaskedTokenPrediction, storage: Storage, codes: int) -> Cost:
-    model, hidden = backbone_of(config), hidden_patches(config)
+    model, hidden = vit_of(config), hidden_patches(config)
     width, tokens = model.width, 1 + model.grid[0] * model.grid[1]
     # Beside the vectors, the logarithms of all codes' probabilities.
     head = linear(hidden, width, codes, saved=hidden * (storage.number * width + 4 * codes))
@@ -98,13 +144,17 @@ def _token_head(config: PretrainConfig, objective: MaskedTokenPrediction, storag
 
 
 def _classification(config: ClassificationConfig, storage: Storage, classes: int) -> Cost:
-    model = backbone_of(config)
-    network = vit(
-        model,
-        storage,
-        final_norm=config.pooling == "cls",
-        patch_embedding_learns=not config.freeze_patch_embedding,
-    )
+    model = config.model
+    match model:
+        case ViTConfig():
+            network = vit(
+                model,
+                storage,
+                final_norm=config.pooling == "cls",
+                patch_embedding_learns=not config.freeze_patch_embedding,
+            )
+        case RevColV2Config():
+            network = columns(model, storage, reads="top")
     if config.pooling == "mean":
         network += norm(model.width, 1)
     images = Cost(saved=3 * model.image_size**2)
@@ -136,12 +186,15 @@ def _side(tower: TowerOptimization, layers: Callable[[int], Cost], projection: C
     return layers(tower.locked) + projection
 
 
-def backbone_of(config: AnyRun) -> ViTConfig:
-    """The image network of a run.
+def backbone_of(config: AnyRun) -> BackboneConfig:
+    """The image network of a run."""
+    return config.model.vision if isinstance(config, ContrastiveConfig) else config.model
+
+
+def vit_of(config: AnyRun) -> ViTConfig:
+    """The same where it is a ViT.
 
     Raises:
-        UnveilError: it is no ViT, whose costs alone are known.
+        UnveilError: it is a RevColV2.
     """
-    if isinstance(config, ContrastiveConfig):
-        return config.model.vision
-    return require_vit(config.model, "counting what a run costs")
+    return require_vit(backbone_of(config), "this objective")

@@ -2,10 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
-from unveil.config import ClassificationConfig, ContrastiveConfig, PretrainConfig, UnveilError
+from unveil.config import (
+    ClassificationConfig,
+    ContrastiveConfig,
+    PretrainConfig,
+    ProbeConfig,
+    RevColV2Config,
+    UnveilError,
+    ViTConfig,
+)
 from unveil.config.resolve import AnyRun, Machine, resolve
+from unveil.config.revcolv2 import LEAST_CHAINED_GAMMA, Reversible
 from unveil.planning.cost import FULL, HALF, PUBLISHED, Cost, Storage
 from unveil.planning.datasets import classes_of, images_of
 from unveil.planning.hardware import GIB, RESERVED_GIB, Gpu
@@ -23,8 +32,11 @@ class Arrangement:
 
     setting: Setting
     checkpointing: bool
+    """Whether backward computes anew what it needs of blocks, or of columns."""
     memory: Memory
     fits: bool
+    reversible: Reversible | None = None
+    """Of a RevColV2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +56,9 @@ class Plan:
     """As asked for."""
     cheapest: Arrangement | None
     """None: nothing fits."""
+    by_reversible: dict[Reversible, int]
+    """Of a RevColV2 that learns: bytes of a GPU's fullest moment, laid out as asked for, by what its columns keep;
+    "chain" with its functions in fp32, as it must be. Else {}."""
 
     @property
     def flops_per_image(self) -> int:
@@ -90,13 +105,13 @@ def plan(
         classes: of a classifier; None: the recipe's own.
 
     Raises:
-        UnveilError: a length or a batch that cannot be, a layout that the recipe does not have, or a network that is no
-            ViT.
+        UnveilError: a length or a batch that cannot be, or a layout that the recipe does not have.
     """
-    if layout == "as-published" and (parallel not in (None, "zero1") or not isinstance(config, PretrainConfig)):
+    of_eva = isinstance(config, PretrainConfig) and isinstance(config.model, ViTConfig)
+    if layout == "as-published" and (parallel not in (None, "zero1") or not of_eva):
         raise UnveilError(
-            "--layout as-published is the paper's pre-training under DeepSpeed: ZeRO-1 in fp16; give a recipe of "
-            "pre-training and --parallel zero1, or leave --layout out"
+            "--layout as-published is EVA's pre-training under DeepSpeed: ZeRO-1 in fp16; give a recipe that "
+            "pre-trains a ViT and --parallel zero1, or leave --layout out"
         )
     images = images or images_of(config.recipe)
     if images is None:
@@ -114,6 +129,7 @@ def plan(
     candidates = list(_layouts(resolved, gpus, gpu, layout, teacher, classes))
     cheapest = next((found for found in candidates if found.fits), None)
     assert resolved.optimization.steps is not None
+    chosen = _asked_for(config, candidates, parallel, cheapest)
     return Plan(
         recipe=config.recipe,
         gpu=gpu,
@@ -123,8 +139,9 @@ def plan(
         steps=resolved.optimization.steps,
         global_batch_size=resolved.optimization.global_batch_size,
         images=images,
-        chosen=_asked_for(config, candidates, parallel, cheapest),
+        chosen=chosen,
         cheapest=cheapest,
+        by_reversible=_by_reversible(resolved, chosen.setting, teacher, classes),
     )
 
 
@@ -170,7 +187,14 @@ def _layouts(
                 )
                 needed = memory(variant, setting, network, teacher, storage)
                 fits = needed.total <= (gpu.memory_gib - RESERVED_GIB) * GIB
-                yield Arrangement(setting=setting, checkpointing=checkpointing, memory=needed, fits=fits)
+                model = backbone_of(variant)
+                yield Arrangement(
+                    setting=setting,
+                    checkpointing=checkpointing,
+                    memory=needed,
+                    fits=fits,
+                    reversible=model.reversible if isinstance(model, RevColV2Config) else None,
+                )
 
 
 def _micro_batches(config: AnyRun, gpus: int) -> list[int]:
@@ -191,8 +215,24 @@ def _cost(config: AnyRun, layout: Layout, teacher: Teacher | None, classes: int)
     return network_cost(config, storage_of(config, layout), teacher, classes)
 
 
+def _by_reversible(config: AnyRun, setting: Setting, teacher: Teacher | None, classes: int) -> dict[Reversible, int]:
+    if isinstance(config, ContrastiveConfig | ProbeConfig) or not isinstance(config.model, RevColV2Config):
+        return {}
+    found: dict[Reversible, int] = {}
+    for mode in get_args(Reversible):
+        invertible: dict[str, Any] = {"gamma_init": 1.0, "gamma_floor": LEAST_CHAINED_GAMMA, "functions_in_fp32": True}
+        model = replace(config.model, reversible=mode, **(invertible if mode == "chain" else {}))
+        variant = replace(config, model=model)
+        storage = storage_of(variant, "ours")
+        found[mode] = memory(variant, setting, _cost(variant, "ours", teacher, classes), teacher, storage).total
+    return found
+
+
 def _checkpoints(config: AnyRun) -> bool:
-    return backbone_of(config).activation_checkpointing is not False
+    model = backbone_of(config)
+    if isinstance(model, RevColV2Config):
+        return model.reversible != "off"
+    return model.activation_checkpointing is not False
 
 
 def _with_checkpointing(config: AnyRun, on: bool) -> AnyRun:
@@ -200,4 +240,8 @@ def _with_checkpointing(config: AnyRun, on: bool) -> AnyRun:
         vision = replace(config.model.vision, activation_checkpointing=on)
         text = replace(config.model.text, activation_checkpointing=on)
         return replace(config, model=replace(config.model, vision=vision, text=text))
-    return replace(config, model=replace(backbone_of(config), activation_checkpointing=on))
+    if isinstance(config.model, RevColV2Config):
+        chained = config.model.reversible == "chain"
+        mode: Reversible = ("chain" if chained else "column") if on else "off"
+        return replace(config, model=replace(config.model, reversible=mode))
+    return replace(config, model=replace(config.model, activation_checkpointing=on))

@@ -13,11 +13,12 @@ from unveil.config import (
     EmaTarget,
     EmbeddedTarget,
     HogTarget,
-    MaskedRegression,
+    MaskedObjective,
     MaskedTokenPrediction,
     PixelTarget,
     PretrainConfig,
     RandomMasking,
+    RevColV2Config,
     TimmTarget,
     UnveilError,
     VectorQuantizedDistillation,
@@ -107,11 +108,14 @@ def teacher_of(config: PretrainConfig, *, for_all: bool = False) -> Teacher:
         for_all: count what features of all patches take, also where fewer are asked for (released code).
 
     Raises:
-        UnveilError: one that is not known, or whose file is not there; a student that is no ViT.
+        UnveilError: one that is not known, or whose file is not there.
     """
-    model, target = require_vit(config.model, "counting what a teacher costs"), config.target
+    if isinstance(config.model, RevColV2Config):
+        dim = 3 * config.model.mask_unit**2
+        return Teacher(name="the hidden units' own pixels", parameters=0, weight_bytes=0, flops=0, dim=dim)
+    model, target = config.model, config.target
     cells = model.grid[0] * model.grid[1]
-    hides = isinstance(config.objective, MaskedRegression | MaskedTokenPrediction)
+    hides = isinstance(config.objective, MaskedObjective)
     asked = hidden_patches(config) if hides and not for_all and not config.cache_targets else None
     if isinstance(config.objective, MaskedTokenPrediction):
         return _tokenizer(config.objective.tokenizer, model, asked)

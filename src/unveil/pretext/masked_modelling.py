@@ -14,26 +14,9 @@ from unveil.pretext.regression import Regression, linear_head
 from unveil.pretext.targets.base import Target
 
 
-class MaskedModelling(Regression):
-    """Backbone, a linear head on the hidden patches, a loss at each of them (EVA's: negative cosine similarity).
-
-    Args:
-        head: in place of the linear one, of who inherits.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        target: Target,
-        *,
-        seed: int,
-        normalization: Normalization,
-        objective: MaskedRegression = MaskedRegression(),
-        head: nn.Module | None = None,
-    ) -> None:
-        super().__init__(backbone, target, seed=seed, normalization=normalization)
-        self.head = linear_head(backbone, target.dim) if head is None else head
-        self.objective = objective
+class HiddenRegression(Regression):
+    """The base of tasks that regress the target at the patches that are hidden: they say how it is predicted, and what
+    a prediction loses."""
 
     def compile_(self) -> None:
         super().compile_()
@@ -64,15 +47,49 @@ class MaskedModelling(Regression):
         drop_path_noise: Float[Tensor, "b depth 2"] | None,
     ) -> Float[Tensor, "b k"]:
         """The loss at each of the `hidden` patches, which should become what is `wanted` there."""
-        predictions = self.predict_hidden(images, mask, hidden, drop_path_noise).float()
-        match self.objective.loss:
-            case "cosine":
-                return -F.cosine_similarity(predictions, wanted, dim=-1)
-            case "smooth_l1":
-                differences = F.smooth_l1_loss(predictions, wanted, beta=self.objective.beta, reduction="none")
-                return differences.mean(dim=-1)
-            case "squared":
-                return (predictions - wanted).square().mean(dim=-1)
+        return self.losses(self.predict_hidden(images, mask, hidden, drop_path_noise).float(), wanted)
+
+    def predict_hidden(
+        self,
+        images: Float[Tensor, "b c h w"],
+        mask: Bool[Tensor, "b n"],
+        hidden: Int64[Tensor, "b k"],
+        drop_path_noise: Float[Tensor, "b depth 2"] | None = None,
+    ) -> Float[Tensor, "b k t"]:
+        """What the patches numbered in `hidden` should become: those of the mask, or all."""
+        raise NotImplementedError
+
+    def losses(self, predictions: Float[Tensor, "b k t"], wanted: Float[Tensor, "b k t"]) -> Float[Tensor, "b k"]:
+        """Of each prediction."""
+        raise NotImplementedError
+
+    def _losses_of(
+        self, batch: dict[str, Any], hidden: Int64[Tensor, "b k"], mask: Bool[Tensor, "b n"]
+    ) -> Float[Tensor, "b k"]:
+        noise = self.drop_path_noise(batch["sample_numbers"])
+        return self.regress(self.normalized(batch), mask, hidden, self.targets(batch, hidden), noise)
+
+
+class MaskedModelling(HiddenRegression):
+    """Backbone, a linear head on the hidden patches, a loss at each of them (EVA's: negative cosine similarity).
+
+    Args:
+        head: in place of the linear one, of who inherits.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        target: Target,
+        *,
+        seed: int,
+        normalization: Normalization,
+        objective: MaskedRegression = MaskedRegression(),
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__(backbone, target, seed=seed, normalization=normalization)
+        self.head = linear_head(backbone, target.dim) if head is None else head
+        self.objective = objective
 
     def predict_hidden(
         self,
@@ -84,11 +101,16 @@ class MaskedModelling(Regression):
         """The head's answer at the patches numbered in `hidden`."""
         return self.head(self.backbone(images, mask, only=hidden, drop_path_noise=drop_path_noise).patches)
 
-    def _losses_of(
-        self, batch: dict[str, Any], hidden: Int64[Tensor, "b k"], mask: Bool[Tensor, "b n"]
-    ) -> Float[Tensor, "b k"]:
-        noise = self.drop_path_noise(batch["sample_numbers"])
-        return self.regress(self.normalized(batch), mask, hidden, self.targets(batch, hidden), noise)
+    def losses(self, predictions: Float[Tensor, "b k t"], wanted: Float[Tensor, "b k t"]) -> Float[Tensor, "b k"]:
+        """The objective's."""
+        match self.objective.loss:
+            case "cosine":
+                return -F.cosine_similarity(predictions, wanted, dim=-1)
+            case "smooth_l1":
+                differences = F.smooth_l1_loss(predictions, wanted, beta=self.objective.beta, reduction="none")
+                return differences.mean(dim=-1)
+            case "squared":
+                return (predictions - wanted).square().mean(dim=-1)
 
 
 def stripe_mask(rows: int, columns: int) -> Bool[Tensor, "n"]:

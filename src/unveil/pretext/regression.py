@@ -37,7 +37,9 @@ class PretextTask(nn.Module):
 
     def layer_groups(self) -> list[list[tuple[str, nn.Parameter]]]:
         """The backbone's groups, input side first; what else is trained belongs to the last."""
-        groups = [[(f"backbone.{name}", p) for name, p in group] for group in self.backbone.layer_groups()]
+        groups = [
+            [(f"backbone.{name}", p) for name, p in group if p.requires_grad] for group in self.backbone.layer_groups()
+        ]
         others = [(name, p) for name, p in self.named_parameters() if not name.startswith("backbone.")]
         groups[-1] += [(name, p) for name, p in others if p.requires_grad]
         return groups

@@ -19,6 +19,16 @@ from unveil.recipes.eva_classification import (
 )
 from unveil.recipes.eva_clip import eva_clip_giant, eva_clip_giant_plus
 from unveil.recipes.eva_pretraining import eva_base_pilot, eva_base_pilot_300, eva_base_pilot_1600, eva_giant
+from unveil.recipes.mae import (
+    mae_base,
+    mae_base_in1k,
+    mae_base_probe_in1k,
+    mae_large,
+    mae_large_in1k,
+    mae_large_probe_in1k,
+    mae_small_cpu,
+    mae_tiny_cpu,
+)
 from unveil.recipes.pilot_tokens import (
     tokens_base_300,
     tokens_base_800,
@@ -54,6 +64,7 @@ from unveil.recipes.small_data import (
 )
 from unveil.recipes.small_data_classification import (
     finetune_base_one_gpu,
+    finetune_revcolv2_small,
     finetune_small,
     finetune_small_one_gpu,
     finetune_tiny_cpu,
@@ -75,6 +86,8 @@ PRETRAINING: tuple[Callable[[], PretrainConfig], ...] = (
     tokens_base_1600,
     revcolv2_base_mim,
     revcolv2_large_mim,
+    mae_base,
+    mae_large,
     tiny_cpu,
     small_cpu,
     distillation_small_cpu,
@@ -84,6 +97,8 @@ PRETRAINING: tuple[Callable[[], PretrainConfig], ...] = (
     data2vec_small_cpu,
     revcolv2_tiny_cpu,
     revcolv2_small_cpu,
+    mae_tiny_cpu,
+    mae_small_cpu,
     small_one_gpu,
     base_one_gpu,
 )
@@ -106,8 +121,11 @@ CLASSIFICATION: tuple[Callable[[], ClassificationConfig], ...] = (
     revcolv2_large_in1k_after_in22k,
     revcolv2_base_scratch_in1k,
     revcolv2_large_scratch_in1k,
+    mae_base_in1k,
+    mae_large_in1k,
     finetune_tiny_cpu,
     finetune_small,
+    finetune_revcolv2_small,
     finetune_small_one_gpu,
     finetune_base_one_gpu,
 )
@@ -117,6 +135,8 @@ PROBES: tuple[Callable[[], ProbeConfig], ...] = (
     eva_clip_probe_336,
     revcolv2_base_probe_in1k,
     revcolv2_large_probe_in1k,
+    mae_base_probe_in1k,
+    mae_large_probe_in1k,
     probe_small,
 )
 

@@ -1,7 +1,10 @@
 """The quickstart's settings: minutes on two CPU cores. How they were found: docs/lab_book.md."""
 
+from dataclasses import replace
+
 from unveil.config import (
     AdamWConfig,
+    BackboneConfig,
     BlockMasking,
     CenterCrop,
     ClassificationConfig,
@@ -11,9 +14,13 @@ from unveil.config import (
     EmbeddedTarget,
     EngineConfig,
     FashionScenes,
+    MaskedRegression,
     OptimizationConfig,
+    PixelTarget,
     PretrainConfig,
+    RandomMasking,
     RandomResizedCrop,
+    RevColV2Config,
     TextConfig,
     TowerOptimization,
     ViTConfig,
@@ -31,6 +38,22 @@ MODEL = ViTConfig(
     position_init="sine_cosine",
 )
 """Both sides' network. The giant's initial deviation, 0.015, is too small for one this narrow and a run this short."""
+
+COLUMNS = RevColV2Config(
+    image_size=32,
+    patch_size=2,
+    mask_unit=8,
+    widths=(64, 192, 192),
+    layers=(1, 1, 1),
+    kinds=("convolution", "transformer", "convolution"),
+    bottom_up_columns=2,
+    top_down_columns=2,
+    layer_scale=None,
+    init_std=0.05,
+    reversible="off",
+)
+"""RevColV2 (reconstruction) of revcolv2_small_cpu's sizes: 4.1 M parameters. Larger weights at the start let so short a
+run learn more; and so small a network keeps all that backward needs, and computes nothing again."""
 
 
 def quickstart_pretraining() -> PretrainConfig:
@@ -62,10 +85,41 @@ def quickstart_pretraining() -> PretrainConfig:
     )
 
 
-def _finetuning(name: str, *, steps: int, learning_rate: float, layer_decay: float | None) -> ClassificationConfig:
+def quickstart_columns_pretraining() -> PretrainConfig:
+    """RevColV2 (reconstruction) on the same scenes, drawn at 32 px: the pixels of hidden squares of 8 px.
+
+    Hardware: 2 CPU cores, some minutes. Expected: docs/lab_book.md, quickstart with RevColV2.
+    """
+    return PretrainConfig(
+        recipe="quickstart_revcolv2",
+        model=COLUMNS,
+        objective=MaskedRegression(loss="squared"),
+        masking=RandomMasking(ratio=0.75),
+        target=PixelTarget(),
+        data=DataConfig(
+            source=FashionScenes(split="train", count=9000, size=32),
+            crop=RandomResizedCrop(scale=(0.5, 1.0)),
+            # Half of the scenes are drawn mirrored.
+            flip=False,
+            normalization="imagenet",
+            workers=0,
+        ),
+        optimization=OptimizationConfig(
+            optimizer=AdamWConfig(learning_rate=1e-3, betas=(0.9, 0.95), epsilon=1e-8),
+            global_batch_size=32,
+            steps=1500,
+            warmup_steps=100,
+        ),
+        engine=EngineConfig(log_every=10, checkpoint_every=500, keep_last=1, trackers=()),
+    )
+
+
+def _finetuning(
+    name: str, *, steps: int, learning_rate: float, layer_decay: float | None, model: BackboneConfig = MODEL
+) -> ClassificationConfig:
     return ClassificationConfig(
         recipe=name,
-        model=MODEL,
+        model=model,
         classes=(),
         data=DataConfig(crop=RandomResizedCrop(scale=(0.5, 1.0)), flip=True, workers=0),
         optimization=OptimizationConfig(
@@ -137,3 +191,39 @@ def quickstart() -> QuickstartConfig:
             scratch=_clip("clip_scratch", TowerOptimization()),
         ),
     )
+
+
+def quickstart_columns() -> QuickstartConfig:
+    """Everything that `unveil quickstart --model revcolv2` runs: the same story with RevColV2 (reconstruction).
+
+    Hardware: 2 CPU cores, 10 minutes. Expected: docs/lab_book.md, quickstart with RevColV2.
+    """
+    return QuickstartConfig(
+        pretrain=quickstart_columns_pretraining(),
+        test=FashionScenes(split="test", count=2000, size=32),
+        probe_labels=(100, 1000),
+        probe_seeds=3,
+        finetune=(
+            FewLabels(
+                labels=100,
+                seeds=3,
+                pretrained=_columns_finetuning("pretrained", steps=60, learning_rate=5e-4, layer_decay=0.75),
+                scratch=_columns_finetuning("scratch", steps=100, learning_rate=3e-4, layer_decay=None),
+            ),
+            FewLabels(
+                labels=1000,
+                seeds=1,
+                pretrained=_columns_finetuning("pretrained", steps=150, learning_rate=1e-3, layer_decay=0.75),
+                scratch=_columns_finetuning("scratch", steps=600, learning_rate=2e-4, layer_decay=None),
+            ),
+        ),
+        captions=None,
+    )
+
+
+def _columns_finetuning(
+    name: str, *, steps: int, learning_rate: float, layer_decay: float | None
+) -> ClassificationConfig:
+    config = _finetuning(name, steps=steps, learning_rate=learning_rate, layer_decay=layer_decay, model=COLUMNS)
+    # As in pre-training, or the network would see other colours than those that it has learned on.
+    return replace(config, data=replace(config.data, normalization="imagenet"))

@@ -3,7 +3,7 @@
     revcolv2_base_mim -> revcolv2_base_in1k, revcolv2_base_probe_in1k
     revcolv2_base_mim -> revcolv2_base_in22k -> revcolv2_base_in1k_after_in22k
     revcolv2_base_scratch_in1k; and all of them for large
-    revcolv2_small_cpu -> finetune and probe it without a recipe
+    revcolv2_small_cpu -> finetune_revcolv2_small, or no recipe
 
 The networks are a reconstruction (see `RevColV2Config`): the numbers that a recipe expects are the authors' for their
 own. Each starts from the stage before it: give that run to --init-from.

@@ -14,6 +14,7 @@ from unveil.config import (
     ProbeConfig,
     RandomResizedCrop,
 )
+from unveil.recipes.revcolv2 import revcolv2_small_cpu
 from unveil.recipes.small_data import base_one_gpu, small_cpu, small_one_gpu, tiny_cpu
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -66,6 +67,20 @@ def finetune_small() -> ClassificationConfig:
         engine=EngineConfig(log_every=10, checkpoint_every=500, evaluate_every=500),
         label_smoothing=0.1,
         ema_decay=0.99,
+    )
+
+
+def finetune_revcolv2_small() -> ClassificationConfig:
+    """A small reconstruction of RevColV2 on small images, settings as finetune_small's. From revcolv2_small_cpu.
+
+    Hardware: 2 CPU cores. Expected: not run at its own length; short runs are in docs/lab_book.md.
+    """
+    small = finetune_small()
+    return dataclasses.replace(
+        small,
+        recipe="finetune_revcolv2_small",
+        model=dataclasses.replace(revcolv2_small_cpu().model, drop_path=0.1),
+        data=dataclasses.replace(small.data, normalization="imagenet"),
     )
 
 
