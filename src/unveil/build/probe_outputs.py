@@ -62,7 +62,7 @@ def write_probe(
         "draws": config.draws,
         "unreadable_validation_images": unreadable,
         "head_in_model": kept,
-        "methods": {method: _describe(config, method, found[method], totals[method]) for method in found},
+        "methods": {method: describe_method(config, method, found[method], totals[method]) for method in found},
     }
     if out is None:
         return report
@@ -82,7 +82,14 @@ def merged(draws: list[Measured]) -> dict[str, Tensor]:
     return {name: torch.stack([draw.state[name] for draw in draws]).sum(dim=0) for name in names}
 
 
-def _describe(config: ProbeConfig, method: Method, draws: list[Measured], total: dict[str, Tensor]) -> dict[str, Any]:
+def describe_method(
+    config: ProbeConfig, method: Method, draws: list[Measured], total: dict[str, Tensor]
+) -> dict[str, Any]:
+    """What a report says of a method.
+
+    Args:
+        total: the merged sums of the draws.
+    """
     report: dict[str, Any] = summarize(total, config.classes)
     if method == "knn":
         report |= {"neighbours": config.neighbours, "temperature": config.temperature}

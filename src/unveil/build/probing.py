@@ -1,7 +1,6 @@
 """Probing: from a configuration, a frozen network and labelled images to what its features are worth."""
 
 import logging
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,36 +10,31 @@ import numpy as np
 import torch
 from torch import nn
 
+from unveil.build.probe_images import Looking, OnFeatures, open_probe, part_of, parts_of
 from unveil.build.probe_methods import Bench, Measured, Method
 from unveil.build.probe_outputs import write_probe
 from unveil.build.starting_weights import network_in
 from unveil.config import CenterCrop, ProbeConfig, RevColV2Config, UnveilError
-from unveil.config.resolve import MAY_CHANGE_ON_RESUME
 from unveil.config.serialize import to_json
-from unveil.data.loader import EvaluationLoader
 from unveil.data.normalization import Normalization
-from unveil.data.order import ORDER_NAME
 from unveil.data.sources.base import JoinedSource
 from unveil.data.sources.base import Source as ImageSource
 from unveil.data.sources.labelled import LabelledSource
 from unveil.data.sources.subset import SubsetSource
-from unveil.engine import Outcome, Parallel, Precision, RunFolder, Sink
+from unveil.engine import Outcome, Parallel, Precision, Sink
 from unveil.models.backbone import Backbone, probed_backbone
 from unveil.models.revcolv2 import RevColV2
 from unveil.models.vit import ViT
-from unveil.tasks.classification.feature_table import FeatureTable, FrozenFeatures, read_table
+from unveil.tasks.classification.feature_table import FrozenFeatures
 from unveil.tasks.classification.frozen_features import few_labels
 from unveil.tasks.classification.linear_probe import MOMENTUM
 from unveil.tasks.classification.task import Classification
-from unveil.tasks.classification.view import LabelledView, collate_labelled
+from unveil.weights.infer import columns_in
 from unveil.weights.load import fill_backbone
 from unveil.weights.names import BACKBONE
 from unveil.weights.revcolv2 import load_columns
 
 logger = logging.getLogger(__name__)
-
-OnFeatures = Callable[[str, int, int], None]
-"""Called with whose features are computed, and images done and in all."""
 
 MOST_OF_THE_START = 0.05
 """Share of their first values in the final running statistics, from which on a person is warned."""
@@ -90,26 +84,15 @@ def probe(
     check_probe(config, source, methods)
     draws = draw_labels(config, source)
     chosen = np.unique(np.concatenate(draws))
-    images = source if len(chosen) == len(source) else SubsetSource(source, chosen.tolist())
-    parts = _parts(source, validation)
-    with nullcontext() if out is None else _open_run(out, config, parts, parallel):
-
-        def look(at: ImageSource, what: str, share: float, *, mirrored: bool) -> FeatureTable:
-            table = read_table(
-                frozen,
-                _loader(config, at, share, parallel),
-                mirrored=mirrored,
-                sum_over_processes=parallel.sum_,
-                on_progress=lambda done, total: on_features(what, done, total),
-            )
-            _check_readable(config, table, what)
-            return table
-
+    images = part_of(source, chosen)
+    parts = parts_of(source, validation)
+    with nullcontext() if out is None else open_probe(out, to_json(config), parts, parallel):
+        look = Looking(config=config, parallel=parallel, on_features=on_features)
         tables = {
-            share: look(images, "training images", share, mirrored=mirrored)
+            share: look(frozen, images, "training images", share, mirrored=mirrored)
             for share, mirrored in views_needed(config, methods).items()
         }
-        judged = look(validation, "validation images", config.test_crop, mirrored=False)
+        judged = look(frozen, validation, "validation images", config.test_crop)
         features, labels = judged.upright(torch.arange(len(judged)))
         bench = Bench(
             config=config,
@@ -154,18 +137,24 @@ class Columns:
     crop: CenterCrop = CenterCrop()
 
 
-def load_columns_to_probe(run: Path) -> Columns | None:
-    """The bottom-up columns of a run of RevColV2; None where `run` is something else.
+def load_columns_to_probe(path: Path) -> Columns | None:
+    """The bottom-up columns of a run or a file of RevColV2; None where `path` is something else.
 
     Raises:
-        UnveilError: a run that cannot be read.
+        UnveilError: a run or a file that cannot be read.
     """
-    if not (run / "config.json").is_file() or not isinstance((found := network_in(run))[0], RevColV2Config):
+    is_run = (path / "config.json").is_file()
+    if not is_run and (not path.is_file() or columns_in(path) is None):
         return None
-    backbone = probed_backbone(replace(found[0], drop_path=0.0))
-    assert isinstance(backbone, RevColV2) and found[1] is not None
-    logger.info("%s", load_columns(backbone, run))
-    return Columns(backbone=backbone, normalization=found[1])
+    config, normalization = network_in(path)
+    if not isinstance(config, RevColV2Config):
+        return None
+    if normalization is None:
+        raise UnveilError(f"{path} does not say how its images are normalised; write it anew with unveil export")
+    backbone = probed_backbone(replace(config, drop_path=0.0))
+    assert isinstance(backbone, RevColV2)
+    logger.info("%s", load_columns(backbone, path))
+    return Columns(backbone=backbone, normalization=normalization)
 
 
 def frozen_features(
@@ -274,37 +263,3 @@ def labels_of(source: ImageSource) -> np.ndarray:
             theirs: Any = source.source
             return np.array([source.numbers.get(label, -1) for label in theirs.labels().tolist()], dtype=np.int64)
     raise TypeError(f"{type(source).__name__} does not tell its labels")
-
-
-def _loader(config: ProbeConfig, source: ImageSource, share: float, parallel: Parallel) -> EvaluationLoader:
-    assert config.optimization.micro_batch_size is not None and config.data.workers is not None
-    return EvaluationLoader(
-        source,
-        LabelledView(crop=CenterCrop(share=share), flip=False, image_size=config.model.image_size),
-        collate_labelled,
-        batch_size=config.optimization.micro_batch_size,
-        rank=parallel.rank,
-        world_size=parallel.world_size,
-        workers=config.data.workers,
-    )
-
-
-def _check_readable(config: ProbeConfig, table: FeatureTable, what: str) -> None:
-    """Raises UnveilError where too many could not be read."""
-    missing, most = len(table) - int(table.readable.sum()), config.data.max_unreadable_share
-    if missing > max(1, most * len(table)):
-        raise UnveilError(
-            f"{missing:,} of {len(table):,} {what} ({missing / len(table):.1%}) could not be read, and at most "
-            f"{most:.1%} may; copy such files again or take them out, or raise data.max_unreadable_share"
-        )
-
-
-def _parts(source: ImageSource, validation: ImageSource) -> dict[str, Any]:
-    return source.digest() | {f"validation: {name}": part for name, part in validation.digest().items()}
-
-
-def _open_run(out: Path, config: ProbeConfig, parts: dict[str, Any], parallel: Parallel) -> RunFolder:
-    data = {"order": ORDER_NAME, "parts": parts}
-    return RunFolder.open(
-        out, config=to_json(config), data=data, parallel=parallel, allowed_changes=MAY_CHANGE_ON_RESUME
-    )

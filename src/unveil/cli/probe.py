@@ -3,22 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from unveil.cli.finetune import FinetuneClassification, LabelledData
-from unveil.cli.options import (
-    Number,
-    RunOptions,
-    Text,
-    as_table,
-    describe_images,
-    describe_network,
-    describe_run,
-)
+from unveil.cli.options import Number, RunOptions, Text
+from unveil.cli.probe_text import describe, level_results, results
 from unveil.cli.training import naming_what_to_make_smaller, status_of
-from unveil.config import CenterCrop, ImageFiles, ProbeConfig, UnveilError
+from unveil.config import ImageFiles, ProbeConfig, UnveilError
 from unveil.config.override import recipe_named
 from unveil.config.resolve import Machine, resolve
 from unveil.recipes import PROBES
@@ -32,8 +25,7 @@ if TYPE_CHECKING:
 Method = Literal["linear", "lbfgs", "knn"]
 QUICK: tuple[Method, ...] = ("lbfgs", "knn")
 
-EXTREMES = 3
-"""Classes named at either end, and mistakes."""
+POOLED = {"mean": "mean of the patches", "cls": "cls token"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,48 +49,102 @@ class Probe(RunOptions):
     """Learn from so many images only, evenly from all classes."""
     draws: Number = None
     """Draw those anew so often, and average."""
+    levels: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
+    """Of a RevColV2: what each level holds of classes, and what of pixels."""
     validation: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Images to judge by. Left out: DATA/val, or else a fifth of DATA."""
     classes: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Names of the classes in order, one a line. Left out: from the data."""
 
     def run(self) -> int:
-        from unveil.build import find_machine, probe
-        from unveil.build.probing import check_probe, frozen_features
+        from unveil.build import find_machine
         from unveil.cli.terminal import counting, log_on_terminal
-        from unveil.engine import ConsoleProgress, Parallel
+        from unveil.engine import Parallel
 
         self.check()
         with Parallel.start() as parallel, log_on_terminal(parallel.rank):
             machine = find_machine(parallel)
             with counting("images", shown=parallel.is_main) as count:
                 data = self.open(count)
-            assert data.validation is not None
             model = self.load(parallel)
             config, out = self.configure(data, model, machine)
-            check_probe(config, data.source, self.methods)
-            frozen = frozen_features(config, model.backbone, model.classifier, parallel)
-            if parallel.is_main:
-                print(describe(config, data, machine, out, self.methods), flush=True)
-            if self.dry_run:
-                return 0
-            with naming_what_to_make_smaller(config):
-                outcome = probe(
-                    config,
-                    frozen,
-                    data.source,
-                    data.validation,
-                    methods=self.methods,
-                    out=out,
-                    parallel=parallel,
-                    watchers=(ConsoleProgress("linear probe"),),
-                    on_features=progress_of_features(),
-                )
-            if parallel.is_main and outcome.stopped:
-                print("stopped and saved; the same command goes on from there")
-            elif parallel.is_main:
-                print(results(outcome.report, out))
+            measure = self.measure_levels if self.levels else self.measure
+            return measure(data, model, config, out, machine, parallel)
+
+    def measure(
+        self,
+        data: LabelledData,
+        model: "Model | Columns",
+        config: ProbeConfig,
+        out: Path,
+        machine: Machine,
+        parallel: "Parallel",
+    ) -> int:
+        """What is read of the network; the exit status."""
+        from unveil.build import probe
+        from unveil.build.probing import check_probe, frozen_features
+        from unveil.engine import ConsoleProgress
+
+        assert data.validation is not None
+        check_probe(config, data.source, self.methods)
+        frozen = frozen_features(config, model.backbone, model.classifier, parallel)
+        if parallel.is_main:
+            read = f"{POOLED[config.pooling]}, {config.model.width} numbers an image"
+            print(describe(config, data, machine, out, self.methods, read), flush=True)
+        if self.dry_run:
+            return 0
+        with naming_what_to_make_smaller(config):
+            outcome = probe(
+                config,
+                frozen,
+                data.source,
+                data.validation,
+                methods=self.methods,
+                out=out,
+                parallel=parallel,
+                watchers=(ConsoleProgress("linear probe"),),
+                on_features=progress_of_features(),
+            )
+        if parallel.is_main and outcome.stopped:
+            print("stopped and saved; the same command goes on from there")
+        elif parallel.is_main:
+            print(results(outcome.report, out))
         return status_of(outcome)
+
+    def measure_levels(
+        self,
+        data: LabelledData,
+        model: "Model | Columns",
+        config: ProbeConfig,
+        out: Path,
+        machine: Machine,
+        parallel: "Parallel",
+    ) -> int:
+        """Each level of a RevColV2; the exit status."""
+        from unveil.build.level_probing import check_levels, level_features, probe_levels
+
+        assert data.validation is not None
+        check_levels(config, data.source, self.methods)
+        frozen = level_features(config, model.backbone, parallel)
+        if parallel.is_main:
+            read = f"each level of the last column of each half, {len(frozen.levels)} in all: the mean of its cells"
+            print(describe(config, data, machine, out, self.methods, read), flush=True)
+        if self.dry_run:
+            return 0
+        with naming_what_to_make_smaller(config):
+            report = probe_levels(
+                config,
+                frozen,
+                data.source,
+                data.validation,
+                methods=self.methods,
+                out=out,
+                parallel=parallel,
+                on_features=progress_of_features(),
+            )
+        if parallel.is_main:
+            print(level_results(report, out))
+        return 0
 
     @property
     def methods(self) -> tuple[Method, ...]:
@@ -137,7 +183,7 @@ class Probe(RunOptions):
         else:
             config = recipe_named(self.recipe, PROBES)()
             config = replace(config, model=replace(network, image_size=config.model.image_size))
-        out = self.out or Path("runs") / config.recipe
+        out = self.out or Path("runs") / (f"{config.recipe}_levels" if self.levels else config.recipe)
         validation = ImageFiles(paths=data.validation_paths) if data.validation_paths else None
         source = ImageFiles(paths=data.paths)
         config = replace(
@@ -155,78 +201,9 @@ class Probe(RunOptions):
         return resolve(config, images=images, machine=machine), out
 
 
-def describe(
-    config: ProbeConfig,
-    data: LabelledData,
-    machine: Machine,
-    out: Path,
-    methods: tuple[Method, ...],
-) -> str:
-    """What is about to happen, in the lines that a person wants to check before paying for it."""
-    assert data.validation is not None
-    count = len(data.source) if config.labels is None else config.labels
-    names = ", ".join(config.classes[:5]) + (", ..." if len(config.classes) > 5 else "")
-    held_out = (
-        describe_images(data.validation)
-        if data.validation_paths
-        else f"{len(data.validation):,}, a fifth of the images held out"
-    )
-    draws = "" if config.draws == 1 else f", drawn {config.draws} times"
-    few = [] if config.labels is None else [("labels", f"{config.labels:,}, evenly from all classes{draws}")]
-    pooled = {"mean": "mean of the patches", "cls": "cls token"}[config.pooling]
-    lines = [
-        ("images", describe_images(data.source)),
-        ("validation", held_out),
-        ("classes", f"{len(config.classes):,}: {names}"),
-        *few,
-        ("network", describe_network(config.model, init_from=config.init_from)),
-        ("features", f"{pooled}, {config.model.width} numbers an image"),
-        ("methods", ", ".join(methods)),
-    ]
-    if "linear" in methods:
-        cached = isinstance(config.data.crop, CenterCrop)
-        mirrored = ", those of the mirror images too" if config.data.flip else ""
-        views = f"computed once{mirrored}" if cached else "of random crops, computed anew at each step"
-        lines += [("recipe", config.recipe), ("its features", views)]
-        lines += [line for line in describe_run(config, count, machine, out) if line[0] not in ("arithmetic", "run")]
-    return as_table([*lines, ("arithmetic", f"{config.engine.precision} on {machine.device}"), ("out", str(out))])
-
-
 def progress_of_features() -> Callable[[str, int, int], None]:
     """To be called with what, done and total: a line of the log for each further tenth of each."""
     from unveil.cli.terminal import tenths
 
     lines: dict[str, Callable[[int, int], None]] = {}
     return lambda what, done, total: lines.setdefault(what, tenths(f"features of the {what}"))(done, total)
-
-
-def results(report: dict[str, Any], out: Path) -> str:
-    """The numbers of all methods; the easiest and hardest classes and the worst mistakes of the first."""
-    rows = [("", "top-1", "top-5", "mean of classes", "calibration error")]
-    for method, found in report["methods"].items():
-        spread = f" ± {100 * found['deviation_of_top1']:.2f}" if "deviation_of_top1" in found else ""
-        numbers = [_percent(found[name]) for name in ("top5", "mean_class_accuracy", "calibration_error")]
-        rows.append((method, _percent(found["top1"]) + spread, *numbers))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["   ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    first, found = next(iter(report["methods"].items()))
-    ranked = sorted(
-        (entry["accuracy"], name) for name, entry in found["per_class"].items() if entry["accuracy"] is not None
-    )
-    ends = {"hardest": ranked[:EXTREMES], "easiest": ranked[::-1][:EXTREMES]}
-    lines += ["", f"of {first}:"]
-    lines += [f"{end}: {', '.join(f'{name} {_percent(share)}' for share, name in some)}" for end, some in ends.items()]
-    lines += [
-        f"{_percent(mistake['share'])} of {mistake['class']} are taken for {mistake['answer']}"
-        for mistake in found.get("most_confused", [])[:EXTREMES]
-    ]
-    unreadable = report["unreadable_validation_images"]
-    lines += [f"warning: {unreadable:,} validation images could not be read and are left out"] if unreadable else []
-    kept = report["head_in_model"]
-    head = f"; {out}/model.safetensors (with the head of {kept}: unveil predict {out} FILES)" if kept else ""
-    picture = f", {out}/confusion.png" if "most_confused" in found else ""
-    return "\n".join([*lines, "", f"written: {out}/report.json{picture}{head}"])
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
