@@ -18,7 +18,7 @@ from unveil.build.devices import find_device
 from unveil.build.image_batches import middle
 from unveil.build.released import read_released
 from unveil.build.trained import build_trained, usual_normalization
-from unveil.config import ClassificationConfig, ProbeConfig, UnveilError
+from unveil.config import ClassificationConfig, ProbeConfig, RevColV2Config, UnveilError
 from unveil.config.data import CenterCrop
 from unveil.config.serialize import from_json
 from unveil.data.decode import decode_image, upright_rgb
@@ -27,7 +27,8 @@ from unveil.data.sources.base import UnreadableSample
 from unveil.data.sources.missing import missing_path
 from unveil.engine import Precision
 from unveil.engine.checkpoint import AVERAGED
-from unveil.models.vit import ViT
+from unveil.models.backbone import Backbone
+from unveil.models.revcolv2 import RevColV2
 from unveil.tasks.classification.task import Classification
 from unveil.weights.infer import known_about
 from unveil.weights.load import read_network
@@ -48,11 +49,11 @@ class ImageFeatures:
     """What a model has to say about its images."""
 
     cls: Float[Tensor, "b d"]
-    """The cls token."""
+    """The cls token; of a RevColV2, which has none, the mean."""
     patches: Float[Tensor, "b n d"]
-    """The patch tokens, row by row."""
+    """The patch tokens, row by row; of a RevColV2 the cells of the last column's coarsest level."""
     mean: Float[Tensor, "b d"]
-    """Of the patch tokens."""
+    """Of the patches."""
     grid: tuple[int, int]
     """Rows and columns of patches: n = rows * columns."""
 
@@ -63,7 +64,7 @@ class Model:
 
     name: str
     """What it was loaded from."""
-    backbone: ViT
+    backbone: Backbone
     """In eval mode, on the device."""
     classifier: Classification | None
     """The backbone with its head; None without one."""
@@ -78,8 +79,19 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """Side of the input, pixels. Other sizes that divide into patches work too: positions are resized."""
+        """Side of the input, pixels. Other multiples of `size_unit` work too: positions are resized."""
         return self.backbone.config.image_size
+
+    @property
+    def size_unit(self) -> int:
+        """Sides of images are multiples of this, pixels: a ViT's patch, a RevColV2's mask unit."""
+        return self.backbone.config.mask_unit
+
+    @property
+    def stride(self) -> int:
+        """From one of the features' patches to the next, pixels."""
+        config = self.backbone.config
+        return config.strides[-1] if isinstance(config, RevColV2Config) else config.patch_size
 
     @property
     def device(self) -> torch.device:
@@ -101,17 +113,27 @@ class Model:
         batches = [self._features(batch) for batch in self._batches(images, batch_size)]
         # Joined outside of inference mode, the results may be trained on.
         cls, patches, mean = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        side = self.backbone.config.patch_size
         size = (images.shape[2], images.shape[3]) if isinstance(images, Tensor) else (self.image_size,) * 2
-        return ImageFeatures(cls, patches, mean, (size[0] // side, size[1] // side))
+        return ImageFeatures(cls, patches, mean, (size[0] // self.stride, size[1] // self.stride))
+
+    @torch.inference_mode()
+    def feature_maps(self, images: UInt8[Tensor, "b 3 h w"]) -> dict[int, Float[Tensor, "b _ _ _"]]:
+        """Maps by stride in pixels, float32, on the processor: of a RevColV2 all levels of its last column, finest
+        first; of a ViT its patch tokens."""
+        with self.precision.autocast():
+            pixels = normalize(images.to(self.device), self.normalization)
+            levels = self.backbone(pixels, need=("levels",)).levels
+        return {stride: level.float().cpu() for stride, level in levels.items()}
 
     @torch.inference_mode()
     def attention(self, images: UInt8[Tensor, "b 3 h w"], block: int) -> Float[Tensor, "b heads t t"]:
         """Attention in one block (from 0), float32, on the processor: rows are the tokens that look; cls comes first.
 
         Raises:
-            UnveilError: there is no such block.
+            UnveilError: there is no such block, or no cls token.
         """
+        if isinstance(self.backbone, RevColV2):
+            raise UnveilError(f"{self.name} is a RevColV2, which has no cls token whose attention could be shown")
         with self.precision.autocast():
             pixels = normalize(images.to(self.device), self.normalization)
             found = self.backbone(pixels, need=(f"blocks.{block}.attn",))

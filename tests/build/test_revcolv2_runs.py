@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import unveil
 from tests.flows.commands import save_photo
 from unveil.build import find_machine, finetune, network_in, pretrain
 from unveil.build.probing import frozen_features, load_columns_to_probe
@@ -24,6 +23,7 @@ from unveil.config import (
     RandomMasking,
     RevColV2Config,
     UnveilError,
+    ViTConfig,
 )
 from unveil.config.resolve import resolve
 from unveil.data.normalization import normalize
@@ -31,8 +31,9 @@ from unveil.data.sources.labelled import open_labelled
 from unveil.data.sources.open import open_images
 from unveil.engine import Parallel
 from unveil.models.revcolv2 import RevColV2
+from unveil.models.vit import ViT
 from unveil.pretext.masked_pixels import MaskedPixels
-from unveil.weights.load import read_backbone
+from unveil.weights.load import load_backbone, read_backbone
 
 CPU = Parallel(torch.device("cpu"))
 MODEL = RevColV2Config(
@@ -135,10 +136,15 @@ def test_the_probe_reads_the_bottom_up_columns(run: Path) -> None:
     with torch.no_grad():
         level = whole.eval()(normalize(images, "imagenet"), need=("bottom_up",)).bottom_up[8]
     torch.testing.assert_close(frozen(images), level.mean(dim=(2, 3)))
+    file = load_columns_to_probe(read_backbone(run)[0])
+    assert file is not None
+    assert torch.equal(file.backbone(normalize(images, "imagenet")).patches.mean(dim=1), frozen(images))
 
 
-def test_who_knows_vits_alone_says_so(run: Path) -> None:
-    with pytest.raises(UnveilError, match="the network is a RevColV2, which only"):
-        unveil.load(run, device="cpu")
-    file = read_backbone(run)[0]
-    assert network_in(file) == (MODEL, "imagenet")
+def test_a_file_in_a_run_tells_its_network(run: Path) -> None:
+    assert network_in(read_backbone(run)[0]) == (MODEL, "imagenet")
+
+
+def test_a_vit_is_not_filled_with_columns(run: Path) -> None:
+    with pytest.raises(UnveilError, match="the network is a RevColV2, and a ViT is wanted here"):
+        load_backbone(ViT(ViTConfig(image_size=32, patch_size=8, width=16, depth=1, heads=2, mlp_width=16)), run)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from unveil.build.clip_models import load_clip
-from unveil.config import ContrastiveConfig, FashionScenes, UnveilError
+from unveil.config import BackboneConfig, ContrastiveConfig, FashionScenes, RevColV2Config, UnveilError
 from unveil.config.quickstart import QuickstartConfig
 from unveil.data.samples.garments import CLASS_NAMES, COLOUR_NAMES
 from unveil.data.samples.scenes import FashionSceneSource
@@ -21,12 +21,18 @@ from unveil.data.samples.writers import write_samples
 from unveil.data.sources.base import Sample
 from unveil.engine import Parallel
 from unveil.quickstart import Clock, clip_table, table, tell, write_report
-from unveil.recipes.quickstart import quickstart
+from unveil.recipes.quickstart import quickstart, quickstart_columns
 
 
-def miniature() -> QuickstartConfig:
+def narrow(model: BackboneConfig) -> BackboneConfig:
+    if isinstance(model, RevColV2Config):
+        return replace(model, widths=(8, 16, 16), head_width=8, bottom_up_columns=1, top_down_columns=1)
+    return replace(model, width=32, depth=2, heads=2, mlp_width=64)
+
+
+def miniature(config: QuickstartConfig | None = None) -> QuickstartConfig:
     """The real configuration with fewer images, steps and seeds, and a narrower network."""
-    config = quickstart()
+    config = config or quickstart()
     pretrain = config.pretrain
     short = tuple(
         replace(
@@ -44,18 +50,20 @@ def miniature() -> QuickstartConfig:
         config,
         pretrain=replace(
             pretrain,
-            model=replace(pretrain.model, width=32, depth=2, heads=2, mlp_width=64),
-            data=replace(pretrain.data, source=FashionScenes(split="train", count=96)),
+            model=narrow(pretrain.model),
+            data=replace(pretrain.data, source=replace(pretrain.data.source, count=96)),
             optimization=replace(
                 pretrain.optimization, steps=4, epochs=None, warmup_steps=1, warmup_epochs=None, global_batch_size=32
             ),
             engine=replace(pretrain.engine, log_every=1),
         ),
-        test=FashionScenes(split="test", count=48),
+        test=replace(config.test, count=48),
         probe_labels=(40,),
         probe_seeds=2,
         finetune=short,
-        captions=replace(
+        captions=None
+        if config.captions is None
+        else replace(
             config.captions,
             pretrained=_short(config.captions.pretrained),
             scratch=_short(config.captions.scratch),
@@ -72,11 +80,13 @@ def _short(side: ContrastiveConfig) -> ContrastiveConfig:
     )
 
 
-def run(out: Path, data: Path | None, *, captions: bool = False) -> tuple[dict, str, list[float]]:
+def run(
+    out: Path, data: Path | None, *, captions: bool = False, config: QuickstartConfig | None = None
+) -> tuple[dict, str, list[float]]:
     shares: list[float] = []
     with Parallel.start("cpu") as parallel:
         story = tell(
-            miniature(),
+            miniature(config),
             data=data,
             out=out,
             parallel=parallel,
@@ -108,6 +118,40 @@ def test_the_story_on_embedded_scenes(tmp_path: Path) -> None:
     pictures = re.findall(r'base64,([^"]+)"', page)
     assert len(pictures) == 4
     assert all(Image.open(io.BytesIO(base64.b64decode(picture))).size[0] > 300 for picture in pictures)
+
+
+def test_the_same_story_of_columns_and_pixels(tmp_path: Path) -> None:
+    report, page, shares = run(tmp_path, None, config=quickstart_columns())
+    assert shares == sorted(shares) and shares[-1] == 1.0
+    for scores in (report["linear_probe"], report["knn"]):
+        assert all(set(row) == {"pretrained", "scratch", "raw_pixels"} for row in scores.values())
+    assert [len(report["finetune"]["40"][side]) for side in ("pretrained", "scratch")] == [2, 2]
+    assert "RevColV2 (a reconstruction: 1 bottom-up and 1 top-down columns of 3 levels, 32 px)" in page
+    assert "the pixels of the squares it could not see" in page and "cells of 2, 4 and 8 pixels" in page
+    assert "teacher" not in page and "CLIP" not in page
+    pictures = [Image.open(io.BytesIO(base64.b64decode(one))) for one in re.findall(r'base64,([^"]+)"', page)]
+    # The loss, what was painted, three levels under their images, neighbours.
+    rows = [round((picture.size[1] + 4) / 92) for picture in pictures[1:]]
+    assert rows == [3, 4, 6]
+
+
+def test_columns_get_no_chapter_of_captions(tmp_path: Path) -> None:
+    with Parallel.start("cpu") as parallel, pytest.raises(UnveilError, match="whose image tower is a ViT"):
+        tell(
+            quickstart_columns(),
+            data=None,
+            out=tmp_path,
+            parallel=parallel,
+            progress=lambda *_: None,
+            captions=True,
+        )
+
+
+def test_both_networks_see_the_same_scenes() -> None:
+    vit, columns = quickstart(), quickstart_columns()
+    assert replace(columns.pretrain.data.source, size=28) == vit.pretrain.data.source
+    assert replace(columns.test, size=28) == vit.test
+    assert [few.labels for few in columns.finetune] == [few.labels for few in vit.finetune]
 
 
 def test_the_story_on_class_folders(tmp_path: Path) -> None:

@@ -46,3 +46,13 @@ def test_normalized_by_squares_within_each_patch() -> None:
     assert target.name != whole.name
     same = PixelPatches((2, 2), patch_size=4, normalize=True, normalized_side=4)
     assert same.name == whole.name and torch.equal(same(images), whole(images))
+
+
+def test_patches_are_put_together_to_the_image_again() -> None:
+    images = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for settings in ({"normalize": False}, {"normalize": True}, {"normalize": True, "normalized_side": 2}):
+        target = PixelPatches((2, 3), patch_size=4, **settings)
+        assert torch.equal(target.pictures(target(images), images), images)
+    # Nothing but the mean and the deviation of the image is added to what is predicted.
+    grey = target.pictures(torch.zeros(2, 6, 48), images)
+    assert np.allclose(grey[1, :, 2:4, 4:6].float(), images[1, :, 2:4, 4:6].float().mean(), atol=0.51)

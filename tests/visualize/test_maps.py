@@ -7,9 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from unveil.visualize.components import components_picture
+from unveil.visualize.components import components_picture, levels_picture
 from unveil.visualize.figures import save_picture
-from unveil.visualize.maps import attention_picture, masks_picture, patch_similarity_picture, prediction_picture
+from unveil.visualize.maps import (
+    attention_picture,
+    masks_picture,
+    patch_similarity_picture,
+    prediction_picture,
+    reconstruction_picture,
+)
 from unveil.visualize.prediction_sheet import Card, prediction_sheet
 
 GREY = torch.full((3, 64, 64), 100, dtype=torch.uint8)
@@ -96,3 +102,21 @@ def test_pictures_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"b\.png could not be written"):
         save_picture(Image.new("RGB", (4, 4)), tmp_path / "no" / "b.png")
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_reconstruction_stands_beside_what_was_seen() -> None:
+    mask = torch.arange(16) < 8
+    red = torch.tensor([214, 39, 40], dtype=torch.uint8)[:, None, None]
+    painted = torch.where(torch.arange(64)[None, :, None] < 32, red, GREY)
+    picture = reconstruction_picture(GREY, painted, mask, (4, 4), "a title")
+    hidden = area(picture, (128, 128, 128))
+    # As much is painted in the last panel as was hidden in the middle one.
+    assert area(picture, (214, 39, 40)) == pytest.approx(hidden, rel=0.05)
+
+
+def test_levels_are_drawn_from_the_finest_on() -> None:
+    maps = {2: torch.randn(2, 5, 8, 8), 8: torch.randn(2, 4, 2, 2)}
+    picture = levels_picture([GREY, GREY], maps, ["one", "two"], "a title")
+    # Two panels of two images, and of each two levels.
+    panel = area(picture, (100, 100, 100)) / 2
+    assert 0.4 * picture.size[0] * picture.size[1] < 6 * panel < picture.size[0] * picture.size[1]

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from unveil.config import UnveilError
 from unveil.data.normalization import MEAN_AND_STD, Normalization
-from unveil.models.vit import ViT
+from unveil.models.backbone import Backbone
+from unveil.models.revcolv2 import RevColV2
 from unveil.tasks.classification.task import Classification
 from unveil.weights.names import BACKBONE
 
@@ -17,10 +18,11 @@ CLOSE = 1e-4
 class Deployable(nn.Module):
     """Bytes in, answers out: the normalisation is inside, so nobody downstream can get it wrong.
 
-    Gives the logits of a classifier; without one, the cls token and the patch features after the final norm.
+    Gives the logits of a classifier; without one, the cls token and the patch features after the final norm, of a
+    RevColV2 the mean and the cells of the last column's coarsest level.
     """
 
-    def __init__(self, backbone: ViT, classifier: Classification | None, normalization: Normalization) -> None:
+    def __init__(self, backbone: Backbone, classifier: Classification | None, normalization: Normalization) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier
@@ -35,7 +37,9 @@ class Deployable(nn.Module):
     @property
     def outputs(self) -> tuple[str, ...]:
         """What the outputs are called."""
-        return ("cls", "patches") if self.classifier is None else ("logits",)
+        if self.classifier is not None:
+            return ("logits",)
+        return ("mean" if isinstance(self.backbone, RevColV2) else "cls", "patches")
 
     @property
     def image_size(self) -> int:

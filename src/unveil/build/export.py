@@ -9,7 +9,8 @@ from torch import Tensor
 
 from unveil.build.deployable import Deployable
 from unveil.build.export_place import FILES, Exported, move_all, places, require_free
-from unveil.config import UnveilError
+from unveil.config import RevColV2Config, UnveilError, ViTConfig
+from unveil.config.revcolv2 import in_words
 from unveil.config.serialize import to_json
 from unveil.data.normalization import MEAN_AND_STD
 from unveil.weights.convert import convert
@@ -135,8 +136,11 @@ def as_timm(network: Deployable) -> tuple[TimmNetwork, dict[str, Tensor]]:
         UnveilError: timm has none.
     """
     config, native = network.backbone.config, network.native()
+    if isinstance(config, RevColV2Config):
+        raise UnveilError("timm has no RevColV2; give --to safetensors, onnx or torch-export")
     separate = config.qkv_bias == "query_and_value" and config.activation == "gelu" and not config.norm_before_blocks
     converted = convert(native, config, source="the network", to="timm", joint_biases=not separate)
+    assert isinstance(converted.config, ViTConfig)
     classes = converted.state["head.weight"].shape[0] if network.classifier is not None else 0
     pooled_norm = "fc_norm.weight" in converted.state
     theirs = timm_network(
@@ -196,15 +200,17 @@ def _onnx(
         raise UnveilError(f'exporting to ONNX needs the package {error.name}: pip install "unveil[onnx]"') from error
     # A batch of one would be taken for a constant.
     example = network.random_images(batch_size or 2)
-    program = torch.onnx.export(
-        network,
-        (example,),
-        dynamo=True,
-        input_names=["images"],
-        output_names=list(network.outputs),
-        dynamic_shapes=None if batch_size else {"images": {0: torch.export.Dim("batch", min=1)}},
-        verbose=False,
-    )
+    # With gradients a RevColV2 would compute columns anew for a backward pass that never comes.
+    with torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            input_names=["images"],
+            output_names=list(network.outputs),
+            dynamic_shapes=None if batch_size else {"images": {0: torch.export.Dim("batch", min=1)}},
+            verbose=False,
+        )
     assert program is not None
     program.model.metadata_props["classes"] = json.dumps(list(classes))
     program.model.metadata_props["test_crop"] = str(crop_share)
@@ -256,7 +262,7 @@ def _what(network: Deployable) -> str:
     config = network.backbone.config
     kind = "classifier" if network.classifier is not None else "feature extractor"
     count = sum(parameter.numel() for parameter in (network.classifier or network.backbone).parameters())
-    return (
-        f"A vision transformer as {kind}: {config.width} wide, {config.depth} deep, {count / 1e6:,.1f} M parameters, "
-        f"{config.image_size} px in patches of {config.patch_size} px. Trained with unveil."
-    )
+    network_is = f"{in_words(config)}, {count / 1e6:,.1f} M parameters, {config.image_size} px"
+    if isinstance(config, ViTConfig):
+        network_is += f" in patches of {config.patch_size} px"
+    return f"A {kind}: {network_is}. Trained with unveil."

@@ -5,13 +5,17 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from unveil.config import UnveilError, ViTConfig
+from unveil.config import BackboneConfig, RevColV2Config, UnveilError, ViTConfig
+from unveil.config.revcolv2 import in_words
 from unveil.data.normalization import Normalization
+from unveil.models.backbone import Backbone
+from unveil.models.revcolv2 import RevColV2
 from unveil.models.vit import ViT
 from unveil.tasks.classification.task import Classification, Pooling
 from unveil.weights.families import recognize
 from unveil.weights.infer import Head, head_of, pooling_of
 from unveil.weights.load import fill_backbone
+from unveil.weights.revcolv2 import fill_columns
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +23,15 @@ logger = logging.getLogger(__name__)
 def build_trained(
     name: str,
     state: dict[str, Tensor],
-    config: ViTConfig,
+    config: BackboneConfig,
     *,
     classes: tuple[str, ...],
     normalization: Normalization,
     pooling: Pooling | None,
-) -> tuple[ViT, Classification | None]:
+) -> tuple[Backbone, Classification | None]:
     """The backbone in fp32 and eval mode, and the classifier that it is a part of, if the weights have a head.
+
+    A RevColV2 gives the coarsest level of its last column, unless it is asked for more.
 
     Args:
         name: what errors and the log call it.
@@ -36,10 +42,16 @@ def build_trained(
         UnveilError: a layout that is not known, or a head with another number of rows than there are classes.
     """
     found = recognize(state, source=name)
-    # On the meta device nothing is initialised, which for a large network takes longer than loading it.
-    with torch.device("meta"):
-        backbone = ViT(config, mask_token=found.masked, final_norm="norm.weight" in found.backbone)
-    report = fill_backbone(backbone, state, source=name)
+    backbone: Backbone
+    match config:
+        case ViTConfig():
+            # On the meta device nothing is initialised, which for a large network takes longer than loading it.
+            with torch.device("meta"):
+                backbone = ViT(config, mask_token=found.masked, final_norm="norm.weight" in found.backbone)
+            report = fill_backbone(backbone, state, source=name)
+        case RevColV2Config():
+            backbone = RevColV2(config, mask_token=found.masked, reads="top")
+            report = fill_columns(backbone, state, source=name)
     for note in report.notes:
         logger.warning("%s: %s", name, note)
     network: nn.Module = backbone.float()
@@ -53,14 +65,14 @@ def build_trained(
     network.eval().requires_grad_(False)
     ends = "no head" if classifier is None else f"a head for {len(classifier.classes):,} classes"
     logger.info(
-        f"{name} ({report.layout}): ViT {config.width} wide, {config.depth} deep, {config.image_size} px in patches of "
-        f"{config.patch_size}, {ends}"
+        f"{name} ({report.layout}): {in_words(config)}, {config.image_size} px in "
+        f"{'patches' if isinstance(config, ViTConfig) else 'units'} of {config.mask_unit}, {ends}"
     )
     return backbone, classifier
 
 
 def _classifier(
-    backbone: ViT,
+    backbone: Backbone,
     native: dict[str, Tensor],
     head: Head,
     pooling: Pooling,

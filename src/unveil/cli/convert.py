@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from unveil.config import UnveilError
+from unveil.config import RevColV2Config, UnveilError
 
 Number = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 Format = Literal["native", "eva", "timm", "openai", "open_clip"]
@@ -40,9 +40,10 @@ class Convert:
 
     def run(self) -> int:
         from unveil.cli.terminal import log_on_terminal
+        from unveil.config.revcolv2 import in_words
         from unveil.config.serialize import to_json
         from unveil.weights.clip_text import text_of
-        from unveil.weights.convert import convert
+        from unveil.weights.convert import convert, convert_columns
         from unveil.weights.infer import known_about
         from unveil.weights.load import read_network
         from unveil.weights.write import check_target, notes, write_weights
@@ -55,24 +56,37 @@ class Convert:
         with log_on_terminal(0):
             of_text = [setting for setting in self.set if setting.startswith("model.text.")]
             network = read_network(self.source, settings=[setting for setting in self.set if setting not in of_text])
-            text = text_of(network.file, network.state, settings=of_text)
-        converted = convert(
-            network.state,
-            network.config,
-            source=str(network.file),
-            to=self.format,
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            half=self.half,
-            text=text,
-        )
+            if isinstance(network.config, RevColV2Config):
+                converted = convert_columns(
+                    network.state,
+                    network.config,
+                    source=str(network.file),
+                    to=self.format,
+                    image_size=self.image_size,
+                    patch_size=self.patch_size,
+                    half=self.half,
+                )
+            else:
+                text = text_of(network.file, network.state, settings=of_text)
+                converted = convert(
+                    network.state,
+                    network.config,
+                    source=str(network.file),
+                    to=self.format,
+                    image_size=self.image_size,
+                    patch_size=self.patch_size,
+                    half=self.half,
+                    text=text,
+                )
         known = known_about(network.file) | {"model": to_json(converted.model)}
         write_weights(self.to, converted.state, notes(known, layout=self.format, source=network.file))
-        config, rows = converted.config, converted.config.image_size // converted.config.patch_size
+        config, (rows, columns) = converted.config, converted.config.grid
+        heads = "" if isinstance(config, RevColV2Config) else f", {config.heads} heads"
+        pieces = "units" if isinstance(config, RevColV2Config) else "patches"
         print(converted.report)
         print(
             f"wrote {self.to}: {self.format} layout, {sum(value.numel() for value in converted.state.values()):,} "
-            f"numbers, ViT {config.width} wide, {config.depth} deep, {config.heads} heads, {config.image_size} px in "
-            f"{rows} x {rows} patches of {config.patch_size} px"
+            f"numbers, {in_words(config)}{heads}, {config.image_size} px in {rows} x {columns} {pieces} of "
+            f"{config.mask_unit} px"
         )
         return 0

@@ -19,6 +19,7 @@ from unveil.cli.model_options import (
     left_out,
     memory_for,
 )
+from unveil.config import RevColV2Config, UnveilError
 
 if TYPE_CHECKING:
     from unveil.build.embedding import Extract
@@ -94,11 +95,14 @@ class Embed(ModelOptions):
         return 0
 
     def _backbone(self, what: str) -> "Extractor":
+        """Raises UnveilError where the model has no such features."""
         from unveil.build.embedding import weights_digest
         from unveil.build.image_batches import MiddleView
 
         model = self.load(self.model)
-        rows, columns = model.backbone.config.grid
+        if what == "cls" and isinstance(model.backbone.config, RevColV2Config):
+            raise UnveilError(f"{self.model} is a RevColV2, which has no cls token; give --what mean, or patches")
+        rows = columns = model.image_size // model.stride
         width = model.backbone.config.width
         return Extractor(
             lambda images: getattr(model.features(images, batch_size=self.batch_size), what),

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from unveil.cli.model_options import ModelOptions, Name, Number, check_at_least_one, check_workers, left_out, memory_for
+from unveil.cli.model_options import (
+    ModelOptions,
+    Name,
+    Number,
+    check_at_least_one,
+    check_workers,
+    input_size,
+    left_out,
+    memory_for,
+)
 from unveil.cli.options import as_table
 from unveil.config import UnveilError
 from unveil.config.data import CenterCrop
@@ -88,14 +97,8 @@ class Evaluate(ModelOptions):
         from unveil.build.common import find_machine
         from unveil.build.evaluation import EvaluationSettings
 
-        size, patch = self.image_size or model.image_size, model.backbone.config.patch_size
-        if size % patch:
-            raise UnveilError(
-                f"--image-size {size} does not divide into the model's patches of {patch} pixels; try "
-                f"{max(1, round(size / patch)) * patch}"
-            )
         return EvaluationSettings(
-            image_size=size,
+            image_size=input_size(model, self.image_size),
             crop=model.crop if self.crop is None else CenterCrop(share=self.crop),
             batch_size=self.batch_size,
             workers=min(16, find_machine(parallel).cores - 1) if self.workers is None else self.workers,

@@ -57,6 +57,21 @@ def check_at_least_one(**values: int) -> None:
             raise UnveilError(f"--{name.replace('_', '-')} is {value}; give at least 1")
 
 
+def input_size(model: "Model", image_size: int | None) -> int:
+    """Side of the network's input, pixels: as asked for, or the model's own.
+
+    Raises:
+        UnveilError: it does not divide into the model's patches.
+    """
+    size, unit = image_size or model.image_size, model.size_unit
+    if size % unit:
+        raise UnveilError(
+            f"--image-size {size} does not divide into the model's patches of {unit} pixels; try "
+            f"{max(1, round(size / unit)) * unit}"
+        )
+    return size
+
+
 def check_workers(workers: int | None) -> None:
     """Raises UnveilError for less than none."""
     if workers is not None and workers < 0:

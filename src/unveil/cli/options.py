@@ -9,6 +9,7 @@ import tyro
 from unveil.config import BackboneConfig, ContrastiveConfig, RevColV2Config, UnveilError
 from unveil.config.override import override
 from unveil.config.resolve import Machine, Run, batch_arithmetic
+from unveil.config.revcolv2 import in_words
 
 if TYPE_CHECKING:
     from unveil.data.sources.base import Source
@@ -98,16 +99,10 @@ def describe_network(model: BackboneConfig, *, init_from: str | None) -> str:
     from unveil.build import count_parameters
 
     rows, columns = model.grid
-    if isinstance(model, RevColV2Config):
-        widths = " ".join(map(str, model.widths))
-        kind = f"RevColV2 (reconstruction), {model.bottom_up_columns} + {model.top_down_columns} columns of {widths}"
-        pieces = f"units of {model.mask_unit} px"
-    else:
-        kind, pieces = f"ViT {model.width} wide, {model.depth} deep", f"patches of {model.patch_size} px"
-    return (
-        f"{kind}, {count_parameters(model) / 1e6:,.1f} M parameters, {model.image_size} px in {rows} x {columns} "
-        f"{pieces}" + (f", weights from {init_from}" if init_from else "")
-    )
+    pieces = "units" if isinstance(model, RevColV2Config) else "patches"
+    size = f"{count_parameters(model) / 1e6:,.1f} M parameters, {model.image_size} px"
+    start = f", weights from {init_from}" if init_from else ""
+    return f"{in_words(model)}, {size} in {rows} x {columns} {pieces} of {model.mask_unit} px{start}"
 
 
 def describe_run(config: Run, count: int, machine: Machine, out: Path) -> list[tuple[str, str]]:

@@ -103,6 +103,7 @@ def describe(planned: Planned) -> list[tuple[str, str]]:
         ("batch", _batch(planned)),
         ("memory", f"{_gib(chosen.memory.total)} on each {planned.gpu.name} of {planned.gpu.memory_gib:g} GiB: {room}"),
         *_parts(chosen.memory),
+        *_by_reversible(planned),
         (
             "speed",
             f"{planned.images_per_second:,.0f} images/s at an MFU of {planned.mfu:.0%} of "
@@ -128,10 +129,18 @@ def _batch(planned: Planned) -> str:
     )
 
 
+def _by_reversible(planned: Planned) -> list[tuple[str, str]]:
+    """What a RevColV2's other ways to keep its columns would take."""
+    found = [f"{mode} {_gib(size)}" for mode, size in planned.by_reversible.items()]
+    return [("reversible", f"{', '.join(found)} (chain computes in fp32)")] if found else []
+
+
 def _arrangement(found: Arrangement) -> str:
-    checkpointing = "with" if found.checkpointing else "without"
     parallel = "one process" if found.setting.gpus == 1 else found.setting.parallel
-    return f"{parallel}, micro-batches of {found.setting.micro_batch}, {checkpointing} activation checkpointing"
+    kept = f"{'with' if found.checkpointing else 'without'} activation checkpointing"
+    if found.reversible is not None:
+        kept = f"reversible={found.reversible}"
+    return f"{parallel}, micro-batches of {found.setting.micro_batch}, {kept}"
 
 
 def _cheapest(planned: Planned) -> str:

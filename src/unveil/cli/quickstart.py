@@ -11,13 +11,15 @@ from unveil.config import UnveilError
 
 @dataclass(frozen=True)
 class Quickstart:
-    """Pre-train a small ViT in minutes on a CPU and compare it with the same network from scratch.
+    """Pre-train a small network in minutes on a CPU and compare it with the same network from scratch.
 
     Example: unveil quickstart --out runs/quickstart
     """
 
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/quickstart")
-    """Folder for report.html, report.json and the run."""
+    model: Literal["vit", "revcolv2"] = "vit"
+    """vit: a teacher's features of hidden patches (EVA). revcolv2: hidden pixels (a reconstruction of RevColV2)."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder for report.html, report.json and the run. Left out: runs/quickstart, with the model where it is no ViT."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Your own images, FOLDER/<class>/<image>, in place of the embedded ones."""
     chapters: Literal["images", "all"] = "images"
@@ -34,9 +36,10 @@ class Quickstart:
         from unveil.config.override import override
         from unveil.engine import Parallel
         from unveil.quickstart import clip_table, table, tell, write_report
-        from unveil.recipes.quickstart import quickstart
+        from unveil.recipes.quickstart import quickstart, quickstart_columns
 
-        config = override(quickstart(), self.set)
+        config = override(quickstart() if self.model == "vit" else quickstart_columns(), self.set)
+        out = self.out or Path("runs") / ("quickstart" if self.model == "vit" else f"quickstart_{self.model}")
         console = Console()
         if self.data is not None and not self.data.is_dir():
             raise UnveilError(f"{self.data} is not a folder; give one that holds a folder of images for each class")
@@ -47,12 +50,12 @@ class Quickstart:
                 story = tell(
                     config,
                     data=self.data,
-                    out=self.out,
+                    out=out,
                     parallel=parallel,
                     progress=progress,
                     captions=self.chapters == "all",
                 )
-        pages = write_report(story, self.out)
+        pages = write_report(story, out)
         tables = [
             ("Linear probe on frozen features (test accuracy)", *table(story.report["linear_probe"])),
             ("kNN on frozen features (test accuracy)", *table(story.report["knn"])),
@@ -69,9 +72,10 @@ class Quickstart:
             console.print(shown)
         console.print(f"{story.report['seconds']:.0f} s. Pictures: {pages}", soft_wrap=True)
         if story.searches:
-            query, run = story.searches[0].query, self.out / "clip" / "pretrained_0"
+            query, run = story.searches[0].query, out / "clip" / "pretrained_0"
             console.print(f'Search by text: unveil clip search FOLDER "{query}" --model {run}', soft_wrap=True)
-        console.print("Now on your own photos: unveil pretrain PHOTOS --out runs/mine", soft_wrap=True)
+        recipe = "" if self.model == "vit" else "--recipe revcolv2_small_cpu "
+        console.print(f"Now on your own photos: unveil pretrain PHOTOS {recipe}--out runs/mine", soft_wrap=True)
         return 0
 
 

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
-from unveil.cli.model_options import Files, ModelOptions, Name, Number, check_at_least_one
-from unveil.config import UnveilError
+from unveil.cli.model_options import Files, ModelOptions, Name, Number, check_at_least_one, input_size
+from unveil.config import PixelTarget, RevColV2Config, UnveilError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from unveil.api import Model
     from unveil.config import PretrainConfig
     from unveil.data.sources.base import Sample, Source
+
+What = Literal["attention", "pca", "similarity", "reconstruction", "masks"]
 
 SHOWN = 448
 """Side of an image in the pictures, pixels: maps are coarser."""
@@ -29,7 +31,7 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Visualize(ModelOptions):
-    """Draw what a network attends to, which patches it holds for alike, what it predicts, or what is hidden of it.
+    """Draw what a network attends to, which patches it holds for alike, what it predicts, or what is hidden from it.
 
     Example: unveil visualize runs/mine photos/cat.jpg --what pca --out pictures
     """
@@ -38,11 +40,9 @@ class Visualize(ModelOptions):
     """A run, a file of weights, timm/NAME, or open_clip's MODEL/PRETRAINED."""
     files: Files
     """Images, folders, .tar shards, or patterns of them; the first 64 are taken."""
-    what: Annotated[Literal["attention", "pca", "similarity", "masks"], tyro.conf.arg(help_behavior_hint="")] = (
-        "attention"
-    )
-    """Of the cls token by head; main directions of patch features; prediction and target of a pre-training run, or one
-    patch and all others; what the run's masking hides."""
+    what: Annotated[What | None, tyro.conf.arg(metavar=f"{{{','.join(get_args(What))}}}", help_behavior_hint="")] = None
+    """Attention of the cls token; main directions of patch features; prediction and target of a pre-training run, or
+    a patch and all others; hidden pixels as the run predicts them; its masks. Left out: attention, of RevColV2 pca."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = Path("pictures")
     """Folder for the pictures."""
     patch: Annotated[str | None, tyro.conf.arg(metavar="ROW,COLUMN", help_behavior_hint="")] = None
@@ -63,12 +63,13 @@ class Visualize(ModelOptions):
             with counting("images") as count:
                 source = open_images(self.files, on_progress=count)
             model = self.load(self.model)
-            pictures = self._pictures(model, source)
+            what = self.what or ("pca" if isinstance(model.backbone.config, RevColV2Config) else "attention")
+            pictures = self._pictures(what, model, source)
             taken: set[str] = set()
             for name, picture in pictures:
                 if not taken:
                     self._make_folder()
-                file = self.out / f"{_free(f'{self.what}_{name}', taken)}.png"
+                file = self.out / f"{_free(f'{what}_{name}', taken)}.png"
                 save_picture(picture, file)
                 print(f"wrote {file}", flush=True)
         return 0
@@ -79,41 +80,38 @@ class Visualize(ModelOptions):
         except OSError as error:
             raise UnveilError(f"--out {self.out} cannot be made ({error.strerror}); give another folder") from error
 
-    def _pictures(self, model: "Model", source: "Source") -> "Iterator[tuple[str, Image.Image]]":
+    def _pictures(self, what: What, model: "Model", source: "Source") -> "Iterator[tuple[str, Image.Image]]":
         """A name and a picture, one after the other.
 
         Raises:
             UnveilError: an option that does not fit the model, or nothing that can be read.
         """
-        size, grid = self._size(model)
+        size = input_size(model, self.image_size)
+        grid = (size // model.stride, size // model.stride)
         samples = _readable(source)
-        match self.what:
+        match what:
             case "attention":
                 return self._attention(model, samples, size, grid)
+            case "pca" if isinstance(model.backbone.config, RevColV2Config):
+                return self._levels(model, samples, size)
             case "pca":
                 return self._components(model, samples, size, grid)
             case "masks":
-                return self._masks(self._require_pretraining(model), samples)
+                return self._masks(self._require_pretraining(what, model), samples)
+            case "reconstruction":
+                return self._reconstructions(model, self._require_pretraining(what, model), source, samples)
             case "similarity":
                 if self.patch is None and _pretraining(model) is not None:
-                    return self._predictions(model, self._require_pretraining(model), source, samples)
+                    return self._predictions(model, self._require_pretraining(what, model), source, samples)
                 return self._patch_similarity(model, samples, size, grid)
-
-    def _size(self, model: "Model") -> tuple[int, tuple[int, int]]:
-        """Side of the input and grid of patches."""
-        size, patch = self.image_size or model.image_size, model.backbone.config.patch_size
-        if size % patch:
-            raise UnveilError(
-                f"--image-size {size} does not divide into the model's patches of {patch} pixels; try "
-                f"{max(1, round(size / patch)) * patch}"
-            )
-        return size, (size // patch, size // patch)
 
     def _attention(
         self, model: "Model", samples: "list[Sample]", size: int, grid: tuple[int, int]
     ) -> "Iterator[tuple[str, Image.Image]]":
         from unveil.visualize.maps import attention_picture
 
+        if isinstance(model.backbone.config, RevColV2Config):
+            raise UnveilError(f"{self.model} is a RevColV2, which has no cls token that attends; give --what pca")
         depth = model.backbone.config.depth
         block = depth - 1 if self.block is None else self.block
         if not 0 <= block < depth:
@@ -135,10 +133,17 @@ class Visualize(ModelOptions):
         images = [_shown(model, sample, SHOWN) for sample in samples]
         title = "patch features: their three main directions over all images as red, green and blue"
         names = [_name(sample) for sample in samples]
-        yield (
-            _stem(samples[0]) if len(samples) == 1 else f"of_{len(samples)}",
-            components_picture(images, features, grid, names, title),
-        )
+        yield _of_all(samples), components_picture(images, features, grid, names, title)
+
+    def _levels(self, model: "Model", samples: "list[Sample]", size: int) -> "Iterator[tuple[str, Image.Image]]":
+        import torch
+
+        from unveil.visualize.components import levels_picture
+
+        maps = model.feature_maps(torch.stack([_shown(model, sample, size) for sample in samples]))
+        images = [_shown(model, sample, SHOWN) for sample in samples]
+        title = "the last column's levels: their main directions over all images as red, green and blue"
+        yield _of_all(samples), levels_picture(images, maps, [_name(sample) for sample in samples], title)
 
     def _patch_similarity(
         self, model: "Model", samples: "list[Sample]", size: int, grid: tuple[int, int]
@@ -183,18 +188,39 @@ class Visualize(ModelOptions):
             mask = masking(sample_rng(config.engine.seed, number), grid)
             seen, whole = (_shown(model, sample, size)[None] for size in (model.image_size, side))
             similarity = prediction_similarity(task, seen, whole, mask[None])[0]
-            title = f"{_name(sample)}: predicting {task.target.name.partition('/')[0]}'s features"
+            pixels = isinstance(config.target, PixelTarget)
+            what = "pixels" if pixels else f"{task.target.name.partition('/')[0]}'s features"
+            title = f"{_name(sample)}: predicting {what}"
             yield _stem(sample), prediction_picture(_shown(model, sample, SHOWN), similarity, mask, grid, title)
 
-    def _require_pretraining(self, model: "Model") -> "PretrainConfig":
+    def _reconstructions(
+        self, model: "Model", config: "PretrainConfig", source: "Source", samples: "list[Sample]"
+    ) -> "Iterator[tuple[str, Image.Image]]":
+        from unveil.build.insight import load_masked_modelling, reconstruct
+        from unveil.data.order import sample_rng
+        from unveil.pretext.masking import masking_function
+        from unveil.visualize.maps import reconstruction_picture
+
+        task = load_masked_modelling(
+            Path(self.model).expanduser(), config, stand_in=source, weights=self.weights, device=model.device
+        )
+        masking, grid = masking_function(config.masking), config.model.grid
+        normalized = isinstance(config.target, PixelTarget) and config.target.normalize
+        told = ", with the true mean and contrast of each" if normalized else ""
+        for number, sample in enumerate(samples):
+            image, mask = _shown(model, sample, model.image_size), masking(sample_rng(config.engine.seed, number), grid)
+            found = reconstruct(task, image[None], mask[None])[0]
+            title = f"{_name(sample)}: hidden squares as they are predicted{told}"
+            yield _stem(sample), reconstruction_picture(image, found, mask, grid, title)
+
+    def _require_pretraining(self, what: What, model: "Model") -> "PretrainConfig":
         config = _pretraining(model)
         if config is None:
             raise UnveilError(
-                f"--what {self.what} needs the folder of a pre-training run, which says what is hidden; {self.model} "
-                "is none"
+                f"--what {what} needs the folder of a pre-training run, which says what is hidden; {self.model} is none"
             )
         if self.image_size is not None:
-            raise UnveilError(f"--what {self.what} shows the run as it was; leave --image-size out")
+            raise UnveilError(f"--what {what} shows the run as it was; leave --image-size out")
         return config
 
 
@@ -247,6 +273,11 @@ def _parse_patch(text: str | None, grid: tuple[int, int]) -> tuple[int, int]:
             f"--patch {text}: give ROW,COLUMN, counted from 0, on the grid of {grid[0]} x {grid[1]} patches"
         )
     return int(found[1]), int(found[2])
+
+
+def _of_all(samples: "list[Sample]") -> str:
+    """For the file of a picture that shows them all."""
+    return _stem(samples[0]) if len(samples) == 1 else f"of_{len(samples)}"
 
 
 def _name(sample: "Sample") -> str:

@@ -14,6 +14,9 @@ from unveil.config.model import ViTConfig
 LevelKind = Literal["convolution", "transformer"]
 """The blocks of a level: ConvNeXt's as in RevCol, or a plain ViT's."""
 
+Reversible = Literal["off", "column", "chain"]
+"""What training keeps for backward: see `RevColV2Config.reversible`."""
+
 LEAST_CHAINED_GAMMA = 0.5
 """Each column that is inverted divides by gamma, and the rounding errors with it. Over three columns in float32 they
 stay near 1e-5 of a feature at 0.5 and are larger than the feature itself at 0.1."""
@@ -57,7 +60,7 @@ class RevColV2Config:
     """Stochastic depth rate of each column's last block; the others rise to it linearly from 0 (RevCol)."""
     init_std: float = 0.02
     norm_epsilon: float = 1e-6
-    reversible: Literal["off", "column", "chain"] = "column"
+    reversible: Reversible = "column"
     """What training keeps for backward. "off": everything. "column": each column's maps; what is inside a column is
     computed again. "chain": the maps of the last column of each half alone; those before are had back by inversion,
     which is exact only up to rounding, grows with the number of columns, and needs gammas of at least 0.5."""
@@ -161,6 +164,14 @@ def require_vit(model: BackboneConfig, what: str) -> ViTConfig:
     if isinstance(model, RevColV2Config):
         raise UnveilError(f"{what} knows ViTs only, and the model is a RevColV2; choose a recipe or a run of a ViT")
     return model
+
+
+def in_words(model: BackboneConfig) -> str:
+    """Kind and sizes, without those of the image."""
+    if isinstance(model, ViTConfig):
+        return f"ViT {model.width} wide, {model.depth} deep"
+    widths = " ".join(map(str, model.widths))
+    return f"RevColV2 (reconstruction), {model.bottom_up_columns} + {model.top_down_columns} columns of {widths}"
 
 
 def revcolv2_tiny(*, image_size: int = 224, mask_unit: int = 32, drop_path: float = 0.0) -> RevColV2Config:

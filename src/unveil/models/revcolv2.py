@@ -120,7 +120,7 @@ class RevColV2(nn.Module):
             coarsest = self.config.mask_unit // self.config.strides[-1]
             cells = visible_cells(units, unit_grid, coarsest_in_unit=coarsest, levels=levels)
         cells = tuple(
-            replace(one, positions=self._positions_of(level, one, len(images))) if kind == "transformer" else one
+            replace(one, positions=self._positions_of(level, one, images)) if kind == "transformer" else one
             for level, (one, kind) in enumerate(zip(cells, self.config.kinds, strict=True))
         )
         return self.patch_embed(images, cells[0]), cells
@@ -283,9 +283,9 @@ class RevColV2(nn.Module):
             table = F.interpolate(image, size=grid, mode="bicubic", align_corners=False)[0].flatten(1).T
         return table[None]
 
-    def _positions_of(self, level: int, cells: Cells, samples: int) -> Float[Tensor, "_ n d"]:
+    def _positions_of(self, level: int, cells: Cells, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "_ n d"]:
         """Of the cells that are held."""
         table = self._positions(level, (cells.rows, cells.columns))
         if cells.places is None:
             return table
-        return table[0, cells.places % table.shape[1]].unflatten(0, (samples, -1))
+        return table[0, cells.places % table.shape[1]].unflatten(0, (len(images), -1))

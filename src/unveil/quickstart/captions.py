@@ -71,6 +71,7 @@ def compare_clips(
     `story.searches`.
     """
     chapter, words = story.config.captions, words_of(story)
+    assert chapter is not None  # `tell` has looked.
     report: dict[str, dict[str, list[float]]] = {}
     turns = [(seed, name, side) for seed in range(chapter.seeds) for name, side in _sides(chapter).items()]
     for turn, (seed, name, side) in enumerate(turns):

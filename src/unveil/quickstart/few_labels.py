@@ -9,13 +9,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unveil.build import find_machine, finetune
-from unveil.config import ClassificationConfig
+from unveil.config import ClassificationConfig, PixelTarget
 from unveil.config.quickstart import FewLabels
 from unveil.config.resolve import resolve
 from unveil.data.normalization import normalize
 from unveil.data.sources.subset import SubsetSource
 from unveil.engine import Parallel, Precision, evaluate
 from unveil.models.backbone import Backbone, masked_backbone
+from unveil.models.revcolv2 import RevColV2
 from unveil.pretext.targets.cache import TargetCache
 from unveil.quickstart.images import labelled_batches
 from unveil.quickstart.story import BATCH, StepReporter, Story
@@ -23,21 +24,22 @@ from unveil.tasks.classification.frozen_features import few_labels, knn_accuracy
 
 
 def extract_all(story: Story, parallel: Parallel, precision: Precision, done: Callable[[float], None]) -> None:
-    """Mean patch features of the pre-trained network, of the same network untrained, of the teacher; and raw pixels."""
+    """Mean patch features of the pre-trained network, of the same network untrained, of the teacher; and raw pixels.
+
+    Where the pixels themselves are to be predicted, they stand for the teacher.
+    """
     config = story.config.pretrain
     torch.manual_seed(config.engine.seed + 1)
     untrained = masked_backbone(config.model).to(parallel.device)
     which = config.data.normalization
-
-    def of(backbone: Backbone) -> Callable[[Tensor], Tensor]:
-        return lambda pixels: backbone(normalize(pixels, which)).patches.mean(dim=1)
-
     methods: dict[str, Callable[[Tensor], Tensor]] = {
-        "pretrained": of(story.task.backbone.eval()),
-        "scratch": of(untrained.eval()),
+        "pretrained": lambda pixels: frozen_features(story.task.backbone.eval(), normalize(pixels, which)),
+        "scratch": lambda pixels: frozen_features(untrained.eval(), normalize(pixels, which)),
         "teacher": lambda pixels: story.task.target(pixels).mean(dim=1),
         "raw_pixels": lambda pixels: pixels.flatten(1).float(),
     }
+    if isinstance(config.target, PixelTarget):
+        del methods["teacher"]
     for turn, (name, method) in enumerate(methods.items()):
         parts = []
         for images in (story.train, story.test):
@@ -49,6 +51,14 @@ def extract_all(story: Story, parallel: Parallel, precision: Precision, done: Ca
             parts.append(torch.cat(batches))
         story.features[name] = (parts[0], parts[1])
         done((turn + 1) / len(methods))
+
+
+def frozen_features(backbone: Backbone, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    """The mean of the patches, of RevColV2 those of the bottom-up columns, which its linear probe reads (supplement,
+    section 2.2)."""
+    if isinstance(backbone, RevColV2):
+        return backbone(images, need=("bottom_up",)).patches.mean(dim=1)
+    return backbone(images).patches.mean(dim=1)
 
 
 def _cached_means(cache: TargetCache, places: Int64[Tensor, "n"]) -> Float[Tensor, "n d"]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cosine_similarity
 
-from unveil.config import UnveilError
+from unveil.config import BackboneConfig, RevColV2Config, UnveilError, ViTConfig
 from unveil.data.normalization import normalize
-from unveil.data.order import sample_rng
-from unveil.pretext.masking import masking_function
 from unveil.quickstart.captions_report import add_captions
+from unveil.quickstart.columns_report import WHAT_IS_READ, add_columns
+from unveil.quickstart.examples import SHOWN, SIDE, hidden_examples
 from unveil.quickstart.story import Story, table
 from unveil.visualize.pictures import (
     loss_curve,
@@ -23,10 +23,8 @@ from unveil.visualize.pictures import (
 )
 from unveil.visualize.report import Report
 
-SHOWN = 10
 NEIGHBOURS = 9
-SIDE = 88
-"""Pixels of one picture on a sheet."""
+TEACHERS_FEATURES = "a frozen teacher's features of the patches"
 
 
 def write_report(story: Story, out: Path) -> Path:
@@ -47,11 +45,12 @@ def write_report(story: Story, out: Path) -> Path:
 def _page(story: Story) -> Report:
     config = story.config.pretrain
     count, test = len(story.train.labels), len(story.test.labels)
+    columns = isinstance(config.model, RevColV2Config)
     report = Report("unveil quickstart: was it worth pre-training?")
     report.text(
-        f"A ViT ({config.model.width} wide, {config.model.depth} deep, {config.model.image_size} px) looked at "
-        f"{count:,} images without labels and learned to predict a frozen teacher's features of the patches it could "
-        f"not see. Tested on {test:,} other images of {len(story.classes)} classes: {', '.join(story.classes[:12])}"
+        f"{_who(config.model)} looked at {count:,} images without labels and learned to predict "
+        f"{'the pixels of the squares' if columns else TEACHERS_FEATURES} it could not see. Tested on {test:,} other "
+        f"images of {len(story.classes)} classes: {', '.join(story.classes[:12])}"
         f"{', ...' if len(story.classes) > 12 else ''}. The whole took {story.report['seconds'] / 60:.1f} minutes."
     )
     report.heading("Linear probe: a linear classifier on frozen features")
@@ -62,17 +61,16 @@ def _page(story: Story) -> Report:
     report.table(*table(story.report["finetune"]), highlight="pre-trained")
     report.text(
         "Test accuracy; ± is the standard deviation over draws of the labelled images. Scratch has its own "
-        "settings; docs/lab_book.md says how they were chosen. The untrained network's features are those of its "
-        "random weights.",
+        f"settings; docs/lab_book.md says how they were chosen{' for the ViT' if columns else ''}. The untrained "
+        f"network's features are those of its random weights.{f' {WHAT_IS_READ}' if columns else ''}",
         small=True,
     )
-    report.heading("Pre-training loss")
-    report.picture(
-        loss_curve(*map(list, zip(*story.losses, strict=True))),
-        "Training loss by step: lower is closer to the teacher.",
-    )
-    _add_similarity(story, report)
-    _add_features(story, report)
+    if columns:
+        add_columns(story, report)
+    else:
+        _add_loss(story, report)
+        _add_similarity(story, report)
+        _add_features(story, report)
     _add_neighbours(story, report)
     if story.searches:
         add_captions(story, report)
@@ -84,12 +82,30 @@ def _page(story: Story) -> Report:
     return report
 
 
+def _who(model: BackboneConfig) -> str:
+    match model:
+        case ViTConfig():
+            return f"A ViT ({model.width} wide, {model.depth} deep, {model.image_size} px)"
+        case RevColV2Config():
+            return (
+                f"RevColV2 (a reconstruction: {model.bottom_up_columns} bottom-up and {model.top_down_columns} "
+                f"top-down columns of {len(model.widths)} levels, {model.image_size} px)"
+            )
+
+
+def _add_loss(story: Story, report: Report) -> None:
+    report.heading("Pre-training loss")
+    steps, losses = zip(*story.losses, strict=True)
+    report.picture(
+        loss_curve(list(steps), list(losses)),
+        "Training loss by step: lower is closer to the teacher.",
+    )
+
+
 def _add_similarity(story: Story, report: Report) -> None:
     """Test images, what the student saw of them, and how well it predicted the rest."""
     task, config = story.task.eval(), story.config.pretrain
-    images = story.test.pixels[:SHOWN]
-    masking = masking_function(config.masking)
-    masks = torch.stack([masking(sample_rng(0, number), config.model.grid) for number in range(len(images))])
+    images, masks = hidden_examples(story)
     everywhere = torch.arange(masks.shape[1]).expand(len(images), -1)
     device = next(task.parameters()).device
     with torch.no_grad():

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unveil.build import find_machine, pretrain
-from unveil.config import ImageFiles
+from unveil.config import ImageFiles, UnveilError
 from unveil.config.quickstart import QuickstartConfig
 from unveil.config.resolve import resolve
 from unveil.engine import Parallel, Precision
@@ -34,8 +34,13 @@ def tell(
         captions: also the optional last chapter, whose runs go to `out`/clip.
 
     Raises:
-        UnveilError: data that will not do.
+        UnveilError: data that will not do, or captions for a network that can be in no CLIP.
     """
+    if captions and config.captions is None:
+        raise UnveilError(
+            "the chapter of captions trains a CLIP, whose image tower is a ViT, and the model is a RevColV2; leave "
+            "--chapters out, or --model"
+        )
     began = time.monotonic()
     clock = Clock(progress, captions=captions)
     size = config.pretrain.model.image_size
@@ -43,8 +48,9 @@ def tell(
         source, test_source, classes = open_data(config, data)
         train, test = read_images(source, size, lambda share: done(share * 0.8)), read_images(test_source, size, done)
     with clock.chapter("pre-training") as done:
-        reporter = StepReporter(lambda share: done(0.15 + 0.85 * share))
         pretraining = config.pretrain
+        ahead = 0.15 if pretraining.cache_targets else 0.0
+        reporter = StepReporter(lambda share: done(ahead + (1.0 - ahead) * share))
         if data is not None:
             # Unlike the scenes, photos do not come mirrored, and there may be few of them.
             photos = replace(pretraining.data, source=ImageFiles(paths=(str(data),)), flip=True)
@@ -56,7 +62,7 @@ def tell(
             out=out / "pretrain",
             parallel=parallel,
             watchers=(reporter,),
-            on_cache=lambda count, total: done(0.15 * count / total),
+            on_cache=lambda count, total: done(ahead * count / total),
         )
         if outcome.stopped:
             raise KeyboardInterrupt

@@ -91,6 +91,23 @@ def prediction_picture(
     return as_picture(figure)
 
 
+def reconstruction_picture(
+    image: UInt8[Tensor, "3 h w"],
+    reconstructed: UInt8[Tensor, "3 h w"],
+    mask: Bool[Tensor, "n"],
+    grid: tuple[int, int],
+    title: str,
+) -> Image.Image:
+    """Image, what the network saw of it, and the image with its hidden patches as the network predicts them."""
+    figure = new_figure(3 * 1.4 * SIDE, 1.4 * SIDE + 0.7)
+    entitle(figure, title)
+    panels = figure.subplots(1, 3, squeeze=False)
+    show_in(panels[0, 0], image, "image")
+    show_in(panels[0, 1], masked_image(image, mask, grid), f"what is seen of it ({(~mask).float().mean():.0%})")
+    show_in(panels[0, 2], reconstructed, "the rest, predicted")
+    return as_picture(figure)
+
+
 def masks_picture(
     image: UInt8[Tensor, "3 h w"], masks: Bool[Tensor, "draws n"], grid: tuple[int, int], title: str
 ) -> Image.Image:

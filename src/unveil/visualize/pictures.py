@@ -74,8 +74,8 @@ def _enlarge(picture: Float[Tensor, "c rows columns"], size: tuple[int, int] | t
     return F.interpolate(picture[None], size=tuple(size), mode="nearest")[0]
 
 
-def loss_curve(steps: list[int], losses: list[float]) -> Image.Image:
-    """The pre-training loss by step."""
+def loss_curve(steps: list[int], losses: list[float], what: str = "negative cosine similarity") -> Image.Image:
+    """The pre-training loss by step; `what` it is."""
     import io
 
     import matplotlib
@@ -91,7 +91,7 @@ def loss_curve(steps: list[int], losses: list[float]) -> Image.Image:
         axes.plot(steps[window - 1 :], smooth, linewidth=1.8, color="#1f4e79", label=f"mean of {window}")
         axes.legend(frameon=False)
     axes.set_xlabel("step")
-    axes.set_ylabel("negative cosine similarity")
+    axes.set_ylabel(what)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     buffer = io.BytesIO()

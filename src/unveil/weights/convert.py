@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from unveil.config import ClipModelConfig, TextConfig, UnveilError, ViTConfig
+from unveil.config import BackboneConfig, ClipModelConfig, RevColV2Config, TextConfig, UnveilError, ViTConfig
+from unveil.models.revcolv2 import RevColV2
 from unveil.models.vit import ViT
 from unveil.weights import eva, open_clip, openai_clip, timm_vit
 from unveil.weights.clip import is_whole
@@ -15,6 +16,7 @@ from unveil.weights.infer import head_of
 from unveil.weights.load import fill_backbone
 from unveil.weights.names import BACKBONE, Part, part_of
 from unveil.weights.report import LoadReport
+from unveil.weights.revcolv2 import fill_columns
 
 KEPT: dict[Family, frozenset[Part]] = {
     "native": frozenset(Part) - {Part.DECODER, Part.TOKENIZER},
@@ -31,9 +33,9 @@ class Converted:
     """Weights in another layout."""
 
     state: dict[str, Tensor]
-    config: ViTConfig
+    config: BackboneConfig
     """Of the network as it was written: with its new image and patch size."""
-    model: ViTConfig | ClipModelConfig
+    model: BackboneConfig | ClipModelConfig
     """The same, and of a whole CLIP all of it."""
     report: LoadReport
 
@@ -100,6 +102,40 @@ def convert(
         notes=[*_notes(config, native, left_out, to), *untold],
     )
     return Converted(state=written, config=config, model=model, report=report)
+
+
+def convert_columns(
+    state: dict[str, Tensor],
+    config: RevColV2Config,
+    *,
+    source: str,
+    to: Family,
+    image_size: int | None = None,
+    patch_size: int | None = None,
+    half: bool = False,
+) -> Converted:
+    """A RevColV2 for images of another size, or in float16: it has no other layout than ours.
+
+    Positions are not learned, so that another image size changes no value.
+
+    Raises:
+        UnveilError: another layout or patch size, or a size that does not divide into mask units.
+    """
+    if to != "native":
+        raise UnveilError(f"the layout {to} has no place for a RevColV2; leave --format out")
+    if patch_size not in (None, config.patch_size):
+        raise UnveilError("a RevColV2's patches have one size, and so have all its levels; leave --patch-size out")
+    config = replace(config, image_size=image_size or config.image_size)
+    network = RevColV2(config, mask_token=recognize(state, source=source).masked)
+    report = fill_columns(network, state, source=source)
+    native = {BACKBONE + name: value for name, value in network.state_dict().items()}
+    # Their heads have the same names everywhere.
+    native |= {name: value for name, value in state.items() if name.startswith(("head.", "fc_norm."))}
+    if half:
+        native = {name: value.half() if value.is_floating_point() else value for name, value in native.items()}
+    return Converted(
+        state=native, config=config, model=config, report=replace(report, loaded=list(native), left_out={})
+    )
 
 
 def _model(

@@ -138,8 +138,8 @@ def vision_of(model: Any) -> ViTConfig:
     """
     if columns_of(model) is not None:
         raise UnveilError(
-            "the network is a RevColV2, which only unveil pretrain, finetune classification and probe take so far; "
-            "give weights of a ViT"
+            "the network is a RevColV2, and a ViT is wanted here: a CLIP's image tower, a teacher, or a ViT's weights; "
+            "give those of a ViT"
         )
     return from_json(ClipModelConfig, model).vision if is_clip(model) else from_json(ViTConfig, model)
 
@@ -153,6 +153,15 @@ def columns_of(model: Any) -> RevColV2Config | None:
     if isinstance(model, dict) and model.get("kind") == RevColV2Config.__name__:
         return from_json(RevColV2Config, model)
     return None
+
+
+def columns_in(file: Path) -> RevColV2Config | None:
+    """The RevColV2 that a file says it holds (see `known_about`); None where it says something else or nothing.
+
+    Raises:
+        UnveilError: the file or the configuration beside it is damaged.
+    """
+    return columns_of(known_about(file).get("model"))
 
 
 def is_clip(model: Any) -> bool:

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unveil.config import UnveilError, ViTConfig
+from unveil.config import BackboneConfig, UnveilError, ViTConfig
 from unveil.config.override import override
 from unveil.models.vit import ViT
 from unveil.weights.families import Recognized, recognize
-from unveil.weights.infer import config_in, infer
+from unveil.weights.infer import columns_in, config_in, infer
 from unveil.weights.names import BACKBONE, part_of
 from unveil.weights.read import read_weights
 from unveil.weights.report import LoadReport
@@ -134,11 +134,11 @@ class Network:
     file: Path
     state: dict[str, Tensor]
     """As in the file: see `recognize`, `head_of`, `pooling_of`, `fill_backbone`."""
-    config: ViTConfig
+    config: BackboneConfig
 
 
 def read_network(path: Path, *, weights: Weights = "ema", settings: Sequence[str] = ()) -> Network:
-    """A run folder or a file of any known layout, and the sizes of its ViT.
+    """A run folder or a file of any known layout, and the sizes of its ViT or RevColV2.
 
     Args:
         settings: NAME=VALUE for what no shape tells: model.heads, model.activation, model.norm_epsilon.
@@ -151,6 +151,10 @@ def read_network(path: Path, *, weights: Weights = "ema", settings: Sequence[str
         if setting.partition("=")[0] not in UNTOLD or "=" not in setting:
             raise UnveilError(f"--set {setting}: the file tells its sizes; only {', '.join(UNTOLD)} can be set")
     file, state = read_backbone(path, weights=weights)
+    if (columns := columns_in(file)) is not None:
+        if settings:
+            raise UnveilError(f"--set {settings[0]}: {file} says all sizes of its RevColV2; leave it out")
+        return Network(file, state, columns)
     config = config_in(file)
     if config is None:
         heads = given.get("model.heads")

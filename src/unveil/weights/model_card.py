@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unveil.config import UnveilError
+from unveil.config import RevColV2Config, UnveilError
+from unveil.config.revcolv2 import in_words
+from unveil.config.serialize import from_json
 
 LICENCES = {
     "embedded": "EfficientNet-Lite0, ImageNet weights: Apache-2.0",
@@ -117,6 +119,9 @@ def _network(model: dict[str, Any]) -> str:
             f"CLIP: {_network(model['vision'])}; text tower {text['width']} wide, {text['depth']} deep, "
             f"{text['heads']} heads, {text['context_length']} tokens; {model['embedding_width']} shared"
         )
+    if model["kind"] == RevColV2Config.__name__:
+        columns = from_json(RevColV2Config, model)
+        return f"{in_words(columns)}, {columns.image_size} px, units of {columns.mask_unit} px are hidden as a whole"
     return (
         f"ViT {model['width']} wide, {model['depth']} deep, {model['heads']} heads, "
         f"{model['image_size']} px, patches of {model['patch_size']} px"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unveil.config import UnveilError
 from unveil.models.revcolv2 import RevColV2
@@ -14,15 +15,24 @@ _MASK_TOKENS = "mask_tokens."
 
 
 def load_columns(network: RevColV2, path: Path, *, weights: Weights = "ema") -> LoadReport:
-    """Fill `network` from a run folder or a file of ours. Its input may have another size: positions are not learned.
+    """Fill `network` from a run folder or a file of ours.
 
     Raises:
         UnveilError: nothing to read, or a network of another kind or shape; `network` is untouched.
     """
     file, state = read_backbone(path, weights=weights)
+    return fill_columns(network, state, source=str(file))
+
+
+def fill_columns(network: RevColV2, state: dict[str, Tensor], *, source: str) -> LoadReport:
+    """Fill `network` from a state dict of ours. Its input may have another size: positions are not learned.
+
+    Raises:
+        UnveilError: a network of another kind or shape; `network` is untouched.
+    """
     theirs = {name.removeprefix(BACKBONE): value for name, value in state.items() if name.startswith(BACKBONE)}
     if not any(name.startswith("bottom_up.") for name in theirs):
-        raise UnveilError(f"{file} holds no RevColV2; give a run that trained one, or the weights' own model")
+        raise UnveilError(f"{source} holds no RevColV2; give a run that trained one, or the weights' own model")
     own = network.state_dict()
     loaded = [name for name in own if name in theirs]
     lacking = [name for name in own if name not in theirs and not name.startswith(_MASK_TOKENS)]
@@ -30,7 +40,7 @@ def load_columns(network: RevColV2, path: Path, *, weights: Weights = "ema") -> 
     other = [name for name in loaded if theirs[name].shape != own[name].shape]
     if wrong := lacking + spare + other:
         raise UnveilError(
-            f"{file}: the RevColV2 in it has other columns, levels or widths than the model (such as {wrong[0]}); "
+            f"{source}: the RevColV2 in it has other columns, levels or widths than the model (such as {wrong[0]}); "
             "choose a model of the same sizes"
         )
     with torch.no_grad():
@@ -44,7 +54,7 @@ def load_columns(network: RevColV2, path: Path, *, weights: Weights = "ema") -> 
     }
     known = {f"{BACKBONE}{name}" for name in theirs} | {name for names in left_out.values() for name in names}
     return LoadReport(
-        source=str(file),
+        source=source,
         layout="our own run, RevColV2",
         loaded=loaded,
         missing=[name for name in own if name not in theirs],

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unveil.config import UnveilError
-from unveil.weights.infer import NOTES, vision_of
+from unveil.weights.infer import NOTES, columns_of, vision_of
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -31,7 +31,7 @@ def notes(known: dict[str, Any], *, layout: str, source: Path) -> dict[str, str]
         # Other libraries ask for this one before they open a file.
         "format": "pt",
         "layout": layout,
-        "heads": str(vision_of(known["model"]).heads),
+        **({} if columns_of(known["model"]) else {"heads": str(vision_of(known["model"]).heads)}),
         "source": source.name,
         **({"source_sha256": checksum(source)} if source.is_file() else {}),
     } | {NOTES + name: json.dumps(value) for name, value in known.items() if value is not None}

@@ -37,14 +37,43 @@ class PixelPatches:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        patches = self._patches(images)
+        if not self._normalize:
+            return patches
+        squares = self._squares(patches)
+        mean, deviation = _mean_and_deviation(squares)
+        return ((squares - mean) / deviation).flatten(2)
+
+    @torch.no_grad()
+    def pictures(
+        self, patches: Float[Tensor, "b n d"], images: UInt8[Tensor, "b 3 h w"]
+    ) -> UInt8[Tensor, "b 3 height width"]:
+        """Patches as this target has them, put together to images.
+
+        Normalised ones get the mean and the deviation that `images` have there: those are not in them.
+        """
+        if self._normalize:
+            mean, deviation = _mean_and_deviation(self._squares(self._patches(images)))
+            patches = (self._squares(patches) * deviation + mean).flatten(2)
+        side = self._patch_size
+        pixels = patches.unflatten(2, (side, side, 3)).unflatten(1, self.grid).permute(0, 5, 1, 3, 2, 4)
+        return ((pixels.flatten(4).flatten(2, 3) + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def _patches(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         rows, columns = self.grid
         side = self._patch_size
         pixels = fit_images(images, (rows * side, columns * side)) / 127.5 - 1.0
         patches = pixels.unflatten(3, (columns, side)).unflatten(2, (rows, side)).permute(0, 2, 4, 3, 5, 1)
-        patches = patches.reshape(len(images), rows * columns, self.dim)
-        if not self._normalize:
-            return patches
+        return patches.reshape(len(images), rows * columns, self.dim)
+
+    def _squares(self, patches: Float[Tensor, "b n d"]) -> Float[Tensor, "b n rows inner columns inner 3"]:
+        """The squares of each patch that are normalised each for itself."""
         inner = self._normalized_side
-        squares = patches.view(len(images), rows * columns, side // inner, inner, side // inner, inner, 3)
-        variance, mean = torch.var_mean(squares, dim=(3, 5, 6), keepdim=True, unbiased=True)
-        return ((squares - mean) / (variance + EPSILON).sqrt()).flatten(2)
+        along = self._patch_size // inner
+        return patches.unflatten(2, (along, inner, along, inner, 3))
+
+
+def _mean_and_deviation(squares: Float[Tensor, "b n rows inner columns inner 3"]) -> tuple[Tensor, Tensor]:
+    """Of each square, over its pixels and colours."""
+    variance, mean = torch.var_mean(squares, dim=(3, 5, 6), keepdim=True, unbiased=True)
+    return mean, (variance + EPSILON).sqrt()
