@@ -15,7 +15,9 @@ from unveil.config import UnveilError
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # The optimizer imports torch._dynamo at its first step, the others are imported where they are asked for.
-CONTEXT.set_forkserver_preload(["unveil.engine.sharding", "torch.distributed.optim", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(
+    ["unveil.engine.sharding", "unveil.engine.pieces", "torch.distributed.optim", "torch._dynamo"]
+)
 SECONDS = 240
 
 

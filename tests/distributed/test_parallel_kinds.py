@@ -112,7 +112,11 @@ def test_four_processes_in_groups_equal_one_and_go_on_from_two(
         assert_same_end(tmp_path / kind, alone[0])
     assert_same_course(rows[fresh], alone[1])
     assert_same_end(fresh, alone[0])
-    assert len(list(fresh.glob(f"checkpoints/step_{STEPS:08d}/optimizer_*"))) == 2, "written once, not by each group"
+    written, whole = (
+        sum(file.stat().st_size for file in run.glob(f"checkpoints/step_{STEPS:08d}/optimizer_*"))
+        for run in (fresh, alone[0])
+    )
+    assert written < 1.5 * whole, "once, not by each group"
 
 
 @pytest.mark.slow

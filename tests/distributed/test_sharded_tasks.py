@@ -19,7 +19,7 @@ from tests.tasks.toy_pairs import config as clip_config
 from unveil.build import train_clip
 from unveil.config import EmaTarget, LAMBConfig, LARSConfig, MaskedAutoencoding, UnveilError
 from unveil.engine import Batch, Parallel, RunFolder, train
-from unveil.engine.pieces import as_held
+from unveil.engine.pieces import Pieces
 from unveil.models.vit import ViT
 from unveil.pretext.masked_autoencoding import MaskedAutoencoder
 from unveil.pretext.masked_modelling import MaskedModelling, stripe_mask
@@ -164,7 +164,7 @@ def full_disk(parallel: Parallel, out: Path) -> tuple[str, list[str]]:
         save_file(state, path, **settings)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UnveilError) as error:
-        patch.setattr("unveil.engine.checkpoint.save_file", refusing)
+        patch.setattr("unveil.engine.pieces.save_file", refusing)
         with RunFolder.open(out, config={}, data={"order": "counting", "parts": {}}, parallel=parallel) as run:
             train(
                 Regression(),
@@ -190,12 +190,16 @@ def accumulating(parallel: Parallel) -> list[int]:
     return found
 
 
-def kept_of_a_whole(parallel: Parallel) -> tuple[list[float], int]:
-    """The rows that a process takes of a tensor of three, and how many numbers it keeps in memory for that."""
+def kept_of_a_whole(parallel: Parallel, folder: Path) -> tuple[list[float], int]:
+    """The rows that a process reads of a tensor of three, and how many numbers it keeps in memory for that."""
     task = Regression()
     parallel.wrap(task, settings(parallel="fsdp"))
-    whole_tensor = torch.arange(3.0)[:, None].expand(3, 16).contiguous()
-    rows: Any = as_held(whole_tensor, task.last.weight.detach())
+    if parallel.is_main:
+        save_file({"rows": torch.arange(3.0)[:, None].expand(3, 16).contiguous()}, folder / "whole.safetensors")
+    parallel.gather(None)
+    pieces = Pieces(folder, "whole.safetensors")
+    rows: Any = pieces.room("rows", task.last.weight.detach())
+    pieces.fill({"rows": rows})
     local = rows.to_local()
     return local[:, 0].tolist(), local.untyped_storage().nbytes() // 4
 
@@ -208,7 +212,7 @@ def everything(folder: Path) -> dict[str, Any]:
         for kind in DIVIDED:
             found |= {f"{name}, {kind}": by_optimizer(parallel, name, 2, {"parallel": kind}) for name in OPTIMIZERS}
             found |= {f"overflow, {kind}": overflowing(parallel, kind)}
-        found |= {"accumulating": accumulating(parallel), "kept": kept_of_a_whole(parallel)}
+        found |= {"accumulating": accumulating(parallel), "kept": kept_of_a_whole(parallel, folder)}
         found |= {f"{name}, fsdp": follow(parallel, name, 2, {"parallel": "fsdp"}) for name in FOLLOWING}
         kinds = ("ddp", *DIVIDED)
         found |= {f"autoencoder, {kind}": follow(parallel, "autoencoder", 2, {"parallel": kind}) for kind in kinds}

@@ -129,13 +129,6 @@ def test_weights_come_back_when_evaluation_fails() -> None:
     assert torch.equal(average.state()["last.weight"], first)
 
 
-def test_an_average_of_other_weights_is_refused() -> None:
-    average = WeightAverage(Regression(), 0.5)
-    for state in ({}, average.state() | {"last.bias": torch.zeros(1)}):
-        with pytest.raises(ValueError, match="no (cls_token|last.bias) of shape"):
-            average.load(state)
-
-
 @pytest.mark.parametrize(("decay", "warned"), [(0.9999, True), (0.5, False)])
 def test_a_run_too_short_for_its_average_is_named(caplog: pytest.LogCaptureFixture, decay: float, warned: bool) -> None:
     with caplog.at_level(logging.WARNING):

@@ -1,12 +1,11 @@
 """A running average of the weights, kept beside them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from unveil.engine.pieces import as_held
 from unveil.engine.task import Task
 
 
@@ -40,17 +39,6 @@ class WeightAverage:
     def state(self) -> dict[str, Tensor]:
         """The task's state with averaged weights, under its names."""
         return {name: self._averages.get(name, value) for name, value in self._task.state_dict().items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave.
-
-        Raises:
-            ValueError: it is of other weights.
-        """
-        for name, average in self._averages.items():
-            if name not in state or state[name].shape != average.shape:
-                raise ValueError(f"the averaged weights have no {name} of shape {tuple(average.shape)}")
-            average.copy_(as_held(state[name], average))
 
     @torch.no_grad()
     def _swap(self) -> None:

@@ -11,23 +11,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from unveil.config import UnveilError
 from unveil.engine.disk import free_space, is_out_of_space, readable_size, sync_folder, write_atomically
 from unveil.engine.parallel import Parallel
-from unveil.engine.pieces import Pieces, join
+
+if TYPE_CHECKING:
+    from unveil.engine.pieces import Pieces
 
 log = logging.getLogger(__name__)
 
 WEIGHTS, AVERAGED, TRAINING, MANIFEST = "model.safetensors", "model_ema.safetensors", "training.json", "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 """Cut into parts, with the numbers of the processes in their names."""
-FORMAT = 2
+FORMAT = 3
 ALONE = Parallel(torch.device("cpu"))
 
 Described = dict[str, dict[str, Any]]
@@ -40,13 +41,13 @@ class Checkpoint:
 
     step: int
     """Completed steps."""
-    weights: Mapping[str, Tensor]
-    training: dict[str, Any]
-    """Loss scale, counters; empty if only the weights were asked for."""
-    averaged: Mapping[str, Tensor] | None = None
+    weights: "Pieces"
+    averaged: "Pieces | None"
     """The same names as `weights`, with a running average of them; None in a run that keeps none."""
-    optimizer: Mapping[str, Tensor] | None = None
-    """Moments, under "parameter/moment"; None if only the weights were asked for."""
+    optimizer: "Pieces"
+    """Moments, under "parameter/moment"."""
+    training: dict[str, Any]
+    """Loss scale, counters."""
 
 
 class CheckpointFolder:
@@ -79,16 +80,16 @@ class CheckpointFolder:
     def save(
         self,
         step: int,
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         training: dict[str, Any],
-        averaged: dict[str, Tensor] | None = None,
-        optimizer: dict[str, Tensor] | None = None,
+        averaged: Mapping[str, Tensor] | None = None,
+        optimizer: Mapping[str, Tensor] | None = None,
         *,
         parallel: Parallel = ALONE,
     ) -> Path:
         """Write a checkpoint, then drop those beyond the last `keep_last`.
 
-        Every process calls it, with the pieces that it has to write (`own_pieces`), and learns if any of them failed.
+        Every process calls it, with what it has to write (`own_copies`) of the same states, and learns if any failed.
 
         Args:
             training: as JSON values; the main process's is kept.
@@ -96,8 +97,11 @@ class CheckpointFolder:
         Raises:
             UnveilError: the disk is full or refuses. Nothing half-written stays, and those from before are untouched.
         """
+        from unveil.engine.pieces import join, write
+
         temporary = self.path / f".writing_step_{step:08d}"
-        states = {WEIGHTS: weights, AVERAGED: averaged or {}, OPTIMIZER: optimizer or {}}
+        given = {WEIGHTS: weights, AVERAGED: averaged, OPTIMIZER: optimizer}
+        states = {file: state for file, state in given.items() if state is not None}
         size = sum(tensor.nbytes for state in states.values() for tensor in state.values())
 
         def begin() -> None:
@@ -105,26 +109,38 @@ class CheckpointFolder:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
 
-        def write() -> Described:
-            entries: Described = {}
-            if size and not temporary.exists():
-                raise UnveilError(
-                    f"process {parallel.rank} has a part of the checkpoint to write and does not find {temporary}, "
-                    "which the first process has made: give --out a folder that all machines share"
-                )
+        def write_own() -> Described:
+            own = {file: temporary / _part(file, f"{parallel.rank:05d}") for file in states}
             for file, state in states.items():
-                if state:
+                with self._writing(step, file, size):
+                    write(state, own[file], parallel)
+            # Not before all is written, for which the processes need one another.
+            entries: Described = {}
+            for file, part in own.items():
+                if part.exists():
                     with self._writing(step, file, size):
-                        path = temporary / _part(file, parallel.rank)
-                        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-                        save_file(plain, path, metadata={"format": "pt"})
-                        entries[path.name] = _sync_and_describe(path)
+                        entries[part.name] = _sync_and_describe(part)
             return entries
+
+        def unite(file: str) -> None:
+            """Make one file of the processes' parts of it."""
+            match sorted(temporary.glob(_part(file, "[0-9]*"))):
+                case []:
+                    pass
+                case [only]:
+                    only.rename(temporary / file)
+                    entries[file] = entries.pop(only.name)
+                case parts:
+                    join(parts, temporary / file)
+                    for part in parts:
+                        part.unlink()
+                        del entries[part.name]
+                    entries[file] = _sync_and_describe(temporary / file)
 
         def complete() -> None:
             for file in (WEIGHTS, AVERAGED):
                 with self._writing(step, file, size):
-                    _unite(file, temporary, entries)
+                    unite(file)
             with self._writing(step, TRAINING, size):
                 write_atomically(temporary / TRAINING, json.dumps(training) + "\n")
                 entries[TRAINING] = _sync_and_describe(temporary / TRAINING)
@@ -144,7 +160,7 @@ class CheckpointFolder:
 
         try:
             parallel.on_main(begin)
-            entries = {name: entry for written in parallel.on_all(write) for name, entry in written.items()}
+            entries = {name: entry for written in parallel.on_all(write_own) for name, entry in written.items()}
             parallel.on_main(complete)
         except BaseException:
             if parallel.is_main:
@@ -173,21 +189,19 @@ class CheckpointFolder:
             )
         return None
 
-    def load(self, step: int, *, weights_only: bool = False) -> Checkpoint:
+    def load(self, step: int) -> Checkpoint:
         """One checkpoint, not checked again."""
-        folder = self.folder(step)
-        weights = Pieces([folder / WEIGHTS])
-        averaged = Pieces([folder / AVERAGED]) if (folder / AVERAGED).exists() else None
-        if weights_only:
-            return Checkpoint(step, weights, {}, averaged)
-        training = json.loads((folder / TRAINING).read_text())
-        optimizer = Pieces(sorted(folder.glob(f"{Path(OPTIMIZER).stem}_*{Path(OPTIMIZER).suffix}")))
-        return Checkpoint(step, weights, training, averaged, optimizer)
+        from unveil.engine.pieces import Pieces
 
-    def load_latest(self, *, weights_only: bool = False) -> Checkpoint | None:
+        folder = self.folder(step)
+        averaged = Pieces(folder, AVERAGED) if (folder / AVERAGED).exists() else None
+        training = json.loads((folder / TRAINING).read_text())
+        return Checkpoint(step, Pieces(folder, WEIGHTS), averaged, Pieces(folder, _part(OPTIMIZER, "[0-9]*")), training)
+
+    def load_latest(self) -> Checkpoint | None:
         """The newest whole checkpoint, None if there is none."""
         step = self.latest_whole()
-        return None if step is None else self.load(step, weights_only=weights_only)
+        return None if step is None else self.load(step)
 
     @contextmanager
     def _writing(self, step: int, file: str, size: int) -> Iterator[None]:
@@ -245,27 +259,9 @@ class CheckpointFolder:
         return None
 
 
-def _part(file: str, rank: int) -> str:
-    """The name of one process's part of a file: they sort in the order of the ranks."""
-    return f"{Path(file).stem}_{rank:05d}{Path(file).suffix}"
-
-
-def _unite(file: str, folder: Path, entries: Described) -> None:
-    """Make one file of the processes' parts of it, in `folder` and in `entries`."""
-    names = re.compile(rf"{Path(file).stem}_\d+{Path(file).suffix}")
-    parts = sorted(name for name in entries if names.fullmatch(name))
-    match parts:
-        case []:
-            pass
-        case [only]:
-            (folder / only).rename(folder / file)
-            entries[file] = entries.pop(only)
-        case _:
-            join([folder / part for part in parts], folder / file)
-            for part in parts:
-                (folder / part).unlink()
-                del entries[part]
-            entries[file] = _sync_and_describe(folder / file)
+def _part(file: str, number: str) -> str:
+    """The name of one process's part of a file."""
+    return f"{Path(file).stem}_{number}{Path(file).suffix}"
 
 
 def _sync_and_describe(path: Path) -> dict[str, Any]:

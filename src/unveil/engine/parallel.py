@@ -1,6 +1,7 @@
 """Several processes as one: set-up from torchrun's environment, wrapping, sums over all processes."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -228,6 +229,12 @@ class Parallel:
         if failure is not None:
             raise failure
         return [answer for answer, _ in outcomes]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process holds some rows of it only. Where no tensor is so, torch's module for them is not loaded."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def _of_this_attempt(store: dist.Store) -> dist.Store:

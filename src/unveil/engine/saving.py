@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from unveil.engine.averaging import WeightAverage
 from unveil.engine.checkpoint import Checkpoint
 from unveil.engine.optimizer import load_state_by_name, parameters_by_name, state_by_name
 from unveil.engine.parallel import Parallel
-from unveil.engine.pieces import as_held, own_pieces
 from unveil.engine.run_folder import RunFolder
 from unveil.engine.task import Task
 
@@ -48,18 +48,20 @@ class Trained:
         weights = self.task.state_dict()
         if wrong := set(weights) ^ set(checkpoint.weights):
             raise ValueError(f"one has {sorted(wrong)[:5]}, the other has not")
-        self.task.load_state_dict({name: as_held(checkpoint.weights[name], held) for name, held in weights.items()})
+        checkpoint.weights.fill(weights)
         if self.average is not None and checkpoint.averaged is not None:
-            self.average.load(checkpoint.averaged)
-        assert checkpoint.optimizer is not None
+            checkpoint.averaged.fill(self.average.state())
         everything, kept = parameters_by_name(self.optimizer), parameters_by_name(self.optimizer, kept_here=True)
-        moments: dict[str, dict[str, Any]] = {}
+        places: dict[str, Tensor] = {}
+        moments: dict[str, dict[str, Tensor]] = {}
         for place in checkpoint.optimizer:
             name, _, moment = place.rpartition("/")
             if name not in everything:
                 raise ValueError(f"its optimizer has moments of {name}, which is no parameter")
             if name in kept:
-                moments.setdefault(name, {})[moment] = as_held(checkpoint.optimizer[place], kept[name])
+                places[place] = checkpoint.optimizer.room(place, kept[name])
+                moments.setdefault(name, {})[moment] = places[place]
+        checkpoint.optimizer.fill(places)
         load_state_by_name(self.optimizer, moments)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.training["scaler"])
@@ -67,14 +69,16 @@ class Trained:
 
     def copied(self, run: RunFolder, progress: Progress, parallel: Parallel) -> Callable[[], Any]:
         """Copy the state as it is now. Calling what this returns, on every process, writes it."""
+        from unveil.engine.pieces import own_copies
+
         moments = {
             f"{name}/{moment}": value
             for name, state in state_by_name(self.optimizer).items()
             for moment, value in state.items()
         }
-        averaged = None if self.average is None else own_pieces(self.average.state(), whole=parallel.is_main)
-        weights = own_pieces(self.task.state_dict(), whole=parallel.is_main)
-        optimizer = own_pieces(moments, whole=self.divided or parallel.is_main)
+        averaged = None if self.average is None else own_copies(self.average.state(), whole=parallel.is_main)
+        weights = own_copies(self.task.state_dict(), whole=parallel.is_main)
+        optimizer = own_copies(moments, whole=self.divided or parallel.is_main)
         training = {"scaler": self.scaler.state_dict(), "progress": asdict(progress)}
         step, aside = progress.step, parallel.aside()
         return lambda: run.checkpoints.save(step, weights, training, averaged, optimizer, parallel=aside)

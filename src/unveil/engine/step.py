@@ -9,8 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from unveil.engine.parallel import Parallel
-from unveil.engine.pieces import is_sharded
+from unveil.engine.parallel import Parallel, is_sharded
 from unveil.engine.precision import Precision
 from unveil.engine.task import Batch, RelatesSamples, Task, move
 
