@@ -213,7 +213,8 @@ def everything(folder: Path) -> dict[str, Any]:
             found |= {f"{name}, {kind}": by_optimizer(parallel, name, 2, {"parallel": kind}) for name in OPTIMIZERS}
             found |= {f"overflow, {kind}": overflowing(parallel, kind)}
         found |= {"accumulating": accumulating(parallel), "kept": kept_of_a_whole(parallel, folder)}
-        found |= {f"{name}, fsdp": follow(parallel, name, 2, {"parallel": "fsdp"}) for name in FOLLOWING}
+        for kind in ("ddp", "fsdp"):
+            found |= {f"{name}, {kind}": follow(parallel, name, 2, {"parallel": kind}) for name in FOLLOWING}
         kinds = ("ddp", *DIVIDED)
         found |= {f"autoencoder, {kind}": follow(parallel, "autoencoder", 2, {"parallel": kind}) for kind in kinds}
         again = {"parallel": "fsdp", "reshard_after_forward": False}
@@ -245,7 +246,8 @@ def test_norms_of_whole_tensors_are_those_of_one_process(name: str, by_two: list
 @pytest.mark.parametrize("name", FOLLOWING)
 def test_what_follows_the_weights_does_so_in_pieces(name: str, by_two: list[dict[str, Any]]) -> None:
     alone = follow(CPU, name, 8)
-    assert_same(by_two[0][f"{name}, fsdp"], alone)
+    for kind in ("ddp", "fsdp"):
+        assert_same(by_two[0][f"{name}, {kind}"], alone)
     if name == "teacher":
         assert_same(by_two[0]["teacher, gathered once"], alone)
 
