@@ -13,11 +13,12 @@ from torch import Tensor
 
 from tests.distributed.processes import together
 from tests.engine.toy import CPU, Record, Regression, Steps, batch_of, optimization, settings
+from tests.models.test_timm_backbone import classifier
 from tests.pretext.tokenizers import TINY, samples, tokenizer_of
 from tests.tasks.toy_pairs import ToyPairs
 from tests.tasks.toy_pairs import config as clip_config
 from unveil.build import train_clip
-from unveil.config import EmaTarget, LAMBConfig, LARSConfig, MaskedAutoencoding, UnveilError
+from unveil.config import AdamWConfig, EmaTarget, LAMBConfig, LARSConfig, MaskedAutoencoding, UnveilError
 from unveil.engine import Batch, Parallel, RunFolder, train
 from unveil.engine.pieces import Pieces
 from unveil.models.vit import ViT
@@ -102,6 +103,36 @@ def follow(parallel: Parallel, name: str, micro_batch_size: int, changes: Change
         parallel=parallel,
         sinks=[record],
         after_step=lambda updated: task.after_step(updated, parallel.sum_),
+    )
+    return record.rows, whole(task)
+
+
+def labelled(numbers: range) -> Batch:
+    batch = samples(numbers)
+    return batch | {
+        "image": batch["image"].repeat(1, 1, 4, 4),
+        "label": torch.tensor([number % 3 for number in numbers]),
+    }
+
+
+def finetuned(parallel: Parallel, micro_batch_size: int, changes: Changes = NONE) -> Course:
+    """Rows and weights of one of timm's networks, which has frozen layers, and channels last."""
+    task, record = classifier("mobilenetv3_small_050"), Record()
+    share = 8 // parallel.world_size
+
+    def steps(first: int, last: int) -> Any:
+        for step in range(first, last):
+            start = 8 * step + parallel.rank * share
+            numbers = [range(at, at + micro_batch_size) for at in range(start, start + share, micro_batch_size)]
+            yield [labelled(part) for part in numbers]
+
+    train(
+        task,
+        steps,
+        optimization=optimization(3, optimizer=AdamWConfig(learning_rate=1e-3, epsilon=1e-3)),
+        settings=settings(**changes),
+        parallel=parallel,
+        sinks=[record],
     )
     return record.rows, whole(task)
 
@@ -217,6 +248,7 @@ def everything(folder: Path) -> dict[str, Any]:
             found |= {f"{name}, {kind}": follow(parallel, name, 2, {"parallel": kind}) for name in FOLLOWING}
         kinds = ("ddp", *DIVIDED)
         found |= {f"autoencoder, {kind}": follow(parallel, "autoencoder", 2, {"parallel": kind}) for kind in kinds}
+        found |= {"timm": finetuned(parallel, 2, {"parallel": "fsdp"})}
         again = {"parallel": "fsdp", "reshard_after_forward": False}
         return found | {"teacher, gathered once": follow(parallel, "teacher", 2, again)}
 
@@ -261,6 +293,10 @@ def test_what_is_fixed_stays_so_on_every_process(kind: str, by_two: list[dict[st
         weights = found[f"autoencoder, {kind}"][1]
         unmoved = {name for name, value in begun.items() if torch.equal(weights[name], value)}
         assert unmoved == {"backbone.pos_embed", "decoder_pos_embed"}
+
+
+def test_an_encoder_of_timm_s_learns_in_pieces(by_two: list[dict[str, Any]]) -> None:
+    assert_same(by_two[0]["timm"], finetuned(CPU, 8))
 
 
 @pytest.mark.parametrize("kind", DIVIDED)

@@ -99,3 +99,34 @@ def test_in_training_statistics_stay_and_a_step_is_the_same_however_it_is_split(
         assert one.grad is not None and one.grad.abs().sum() > 0, name
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-5, msg=name)
     assert all(torch.equal(value, before[name]) for name, value in whole.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "count"),
+    [
+        ("resnet18", "layer1", 4),
+        ("swin_tiny_patch4_window7_224", "layers.0", 4),
+        ("vit_tiny_patch16_224", "blocks.0", 12),
+        ("mobilenetv3_small_050", "bn1", 7),
+    ],
+)
+def test_units_of_sharding_are_called_once_and_hold_most_weights(name: str, first: str, count: int) -> None:
+    settings = {"dynamic_img_size": True} if name.startswith("vit") else {}
+    backbone = TimmBackbone(
+        timm.create_model(name, **settings) if settings else network(name),
+        name=name,
+        image_size=64,
+        scale=ONES,
+        shift=ZEROS,
+    )
+    units = backbone.shard_units()
+    assert len(units) == count and units[0] is backbone.network.get_submodule(first)
+    parts = [part for unit in units for part in unit.modules()]
+    assert len(parts) == len(set(parts)), "none lies within another"
+    held = sum(parameter.numel() for unit in units for parameter in unit.parameters() if parameter.requires_grad)
+    assert held > 0.8 * sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad)
+    calls = []
+    for unit in units:
+        unit.register_forward_hook(lambda unit, *_: calls.append(unit))
+    backbone(normalize(images(), "imagenet"))
+    assert calls == units

@@ -44,6 +44,9 @@ class Sharded:
                 "the loss of this task ties the samples of a step to one another, which fsdp does not go with; give "
                 "--parallel zero1, which divides the optimizer's state all the same"
             )
+        for parameter in module.parameters():
+            # FSDP2 takes no others (networks of convolutions may have their channels last).
+            parameter.data = parameter.data.contiguous()
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.detach(), src=0)
         mesh = _mesh(device, group)

@@ -104,8 +104,12 @@ class TimmBackbone(nn.Module):
         return {f"network.{name}" for name, _ in self.network.named_parameters() if name in spared}
 
     def shard_units(self) -> list[nn.Module]:
-        """None: of an encoder of any kind nothing tells which parts ask for each other's weights."""
-        return []
+        """What timm names as sources of maps, and what is in a row with it: a ViT's blocks, other networks' stages."""
+        units: list[nn.Module] = []
+        for entry in _described(self.network):
+            row = entry["module"].rpartition(".")[0]
+            units += self.network.get_submodule(row).children() if row else [getattr(self.network, entry["module"])]
+        return [unit for unit in dict.fromkeys(units) if any(True for _ in unit.parameters())]
 
 
 def last_map(network: Network, pixels: Float[Tensor, "b 3 h w"], name: str) -> Float[Tensor, "b rows columns d"]:
@@ -119,8 +123,13 @@ def last_map(network: Network, pixels: Float[Tensor, "b 3 h w"], name: str) -> F
 
 def stride_of(network: Network) -> int:
     """Input pixels per cell of the last map."""
+    return _described(network)[-1]["reduction"]
+
+
+def _described(network: Network) -> list[dict[str, Any]]:
+    """What timm says of the maps of an encoder, input side first."""
     info = network.feature_info
-    return (info if isinstance(info, list) else info.get_dicts())[-1]["reduction"]
+    return info if isinstance(info, list) else info.get_dicts()
 
 
 def _as_map(network: Network, features: Any, pixels: Tensor, name: str) -> Float[Tensor, "b rows columns d"]:
