@@ -207,23 +207,22 @@ def quickstart_columns() -> QuickstartConfig:
             FewLabels(
                 labels=100,
                 seeds=3,
-                pretrained=_columns_finetuning("pretrained", steps=60, learning_rate=5e-4, layer_decay=0.75),
-                scratch=_columns_finetuning("scratch", steps=100, learning_rate=3e-4, layer_decay=None),
+                pretrained=_columns_finetuning("pretrained", steps=120, learning_rate=1e-3),
+                scratch=_columns_finetuning("scratch", steps=120, learning_rate=1e-3),
             ),
             FewLabels(
                 labels=1000,
                 seeds=1,
-                pretrained=_columns_finetuning("pretrained", steps=150, learning_rate=1e-3, layer_decay=0.75),
-                scratch=_columns_finetuning("scratch", steps=600, learning_rate=2e-4, layer_decay=None),
+                pretrained=_columns_finetuning("pretrained", steps=300, learning_rate=1e-3),
+                scratch=_columns_finetuning("scratch", steps=600, learning_rate=2e-4),
             ),
         ),
         captions=None,
     )
 
 
-def _columns_finetuning(
-    name: str, *, steps: int, learning_rate: float, layer_decay: float | None
-) -> ClassificationConfig:
-    config = _finetuning(name, steps=steps, learning_rate=learning_rate, layer_decay=layer_decay, model=COLUMNS)
+def _columns_finetuning(name: str, *, steps: int, learning_rate: float) -> ClassificationConfig:
+    """Without layer decay: so short a pre-training leaves the early blocks much to learn."""
+    config = _finetuning(name, steps=steps, learning_rate=learning_rate, layer_decay=None, model=COLUMNS)
     # As in pre-training, or the network would see other colours than those that it has learned on.
     return replace(config, data=replace(config.data, normalization="imagenet"))
