@@ -1,5 +1,6 @@
 """Masked modelling (paper section 2.2): predict a frozen teacher's features of the patches that are hidden."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from unveil.pretext.regression import Regression, linear_head
 from unveil.pretext.targets.base import Target
 
 
-class HiddenRegression(Regression):
+class HiddenRegression(Regression, ABC):
     """The base of tasks that regress the target at the patches that are hidden: they say how it is predicted, and what
     a prediction loses."""
 
@@ -49,6 +50,7 @@ class HiddenRegression(Regression):
         """The loss at each of the `hidden` patches, which should become what is `wanted` there."""
         return self.losses(self.predict_hidden(images, mask, hidden, drop_path_noise).float(), wanted)
 
+    @abstractmethod
     def predict_hidden(
         self,
         images: Float[Tensor, "b c h w"],
@@ -57,11 +59,10 @@ class HiddenRegression(Regression):
         drop_path_noise: Float[Tensor, "b depth 2"] | None = None,
     ) -> Float[Tensor, "b k t"]:
         """What the patches numbered in `hidden` should become: those of the mask, or all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, predictions: Float[Tensor, "b k t"], wanted: Float[Tensor, "b k t"]) -> Float[Tensor, "b k"]:
         """Of each prediction."""
-        raise NotImplementedError
 
     def _losses_of(
         self, batch: dict[str, Any], hidden: Int64[Tensor, "b k"], mask: Bool[Tensor, "b n"]
