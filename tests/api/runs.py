@@ -1,6 +1,7 @@
 """Run folders as training leaves them, without the training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,9 @@ from unveil.config import (
     PixelTarget,
     PretrainConfig,
     RandomMasking,
-    RevColV2Config,
     ViTConfig,
 )
+from unveil.config.revcolv2 import revcolv2_small
 from unveil.config.serialize import to_json
 from unveil.engine.checkpoint import CheckpointFolder
 from unveil.models.revcolv2 import RevColV2
@@ -32,20 +33,7 @@ from unveil.tasks.classification.task import Classification, Pooling
 TINY = ViTConfig(image_size=28, patch_size=7, width=48, depth=2, heads=3, mlp_width=64, init_std=0.2)
 """Four rows and columns of patches. Three heads: no published network of this width has as many."""
 
-COLUMNS = RevColV2Config(
-    image_size=32,
-    patch_size=2,
-    mask_unit=16,
-    widths=(8, 12, 16),
-    layers=(1, 1, 1),
-    kinds=("convolution", "transformer", "convolution"),
-    bottom_up_columns=2,
-    top_down_columns=2,
-    head_width=4,
-    mlp_ratio=2,
-    layer_scale=None,
-    init_std=0.2,
-)
+COLUMNS = replace(revcolv2_small(widths=(8, 12, 16), head_width=4), mask_unit=16, mlp_ratio=2, init_std=0.2)
 """Two rows and columns of mask units, four of the coarsest level's cells."""
 
 CLASSES = ("cat", "dog", "fire engine", "Straße")

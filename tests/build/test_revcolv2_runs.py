@@ -21,11 +21,11 @@ from unveil.config import (
     PretrainConfig,
     ProbeConfig,
     RandomMasking,
-    RevColV2Config,
     UnveilError,
     ViTConfig,
 )
 from unveil.config.resolve import resolve
+from unveil.config.revcolv2 import revcolv2_small
 from unveil.data.normalization import normalize
 from unveil.data.sources.labelled import open_labelled
 from unveil.data.sources.open import open_images
@@ -36,19 +36,7 @@ from unveil.pretext.masked_pixels import MaskedPixels
 from unveil.weights.load import load_backbone, read_backbone
 
 CPU = Parallel(torch.device("cpu"))
-MODEL = RevColV2Config(
-    image_size=32,
-    patch_size=2,
-    mask_unit=8,
-    widths=(8, 16, 16),
-    layers=(1, 1, 1),
-    kinds=("convolution", "transformer", "convolution"),
-    bottom_up_columns=2,
-    top_down_columns=2,
-    head_width=8,
-    mlp_ratio=2,
-    layer_scale=None,
-)
+MODEL = replace(revcolv2_small(widths=(8, 16, 16), head_width=8), mlp_ratio=2)
 COMMON: dict[str, Any] = {
     "data": DataConfig(workers=0, normalization="imagenet"),
     "optimization": OptimizationConfig(global_batch_size=8, steps=2, warmup_steps=1),

@@ -1,28 +1,18 @@
 """The levels of a RevColV2 as features: the same numbers as from the network itself."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from PIL import Image
 
-from unveil.config import RevColV2Config
+from unveil.config.revcolv2 import revcolv2_small
 from unveil.data.normalization import normalize
 from unveil.models.backbone import probed_backbone
 from unveil.models.revcolv2 import RevColV2
 from unveil.tasks.classification.levels import RAW_SIDE, Level, LevelFeatures
 
-TINY = RevColV2Config(
-    image_size=32,
-    patch_size=2,
-    mask_unit=8,
-    widths=(8, 16, 16),
-    layers=(1, 1, 1),
-    kinds=("convolution", "transformer", "convolution"),
-    bottom_up_columns=2,
-    top_down_columns=2,
-    head_width=8,
-    init_std=0.2,
-)
+TINY = replace(revcolv2_small(widths=(8, 16, 16), head_width=8), init_std=0.2)
 
 
 def test_means_and_maps_of_all_levels_whatever_the_network_was_made_to_read() -> None:

@@ -187,6 +187,22 @@ def revcolv2_tiny(*, image_size: int = 224, mask_unit: int = 32, drop_path: floa
     )
 
 
+def revcolv2_small(*, widths: tuple[int, int, int] = (64, 192, 192), head_width: int = 64) -> RevColV2Config:
+    """For images of 32 px: three levels, two columns each way. Ours; no layer scale, which acts late from 1e-6."""
+    return RevColV2Config(
+        image_size=32,
+        patch_size=2,
+        mask_unit=8,
+        widths=widths,
+        layers=(1, 1, 1),
+        kinds=("convolution", "transformer", "convolution"),
+        bottom_up_columns=2,
+        top_down_columns=2,
+        head_width=head_width,
+        layer_scale=None,
+    )
+
+
 def revcolv2_base(*, image_size: int = 224, drop_path: float = 0.0) -> RevColV2Config:
     """Reconstruction of RevColV2-B: 88 M parameters and 19 G multiply-adds at 224 (supplement, Table 5)."""
     return RevColV2Config(image_size=image_size, drop_path=drop_path)

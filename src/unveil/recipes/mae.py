@@ -7,6 +7,8 @@ Each starts from the stage before it, or from a released checkpoint (mae_pretrai
 --init-from.
 """
 
+from dataclasses import replace
+
 from unveil.config import (
     AdamWConfig,
     AugmentationConfig,
@@ -23,6 +25,7 @@ from unveil.config import (
     RandomResizedCrop,
     ViTConfig,
 )
+from unveil.recipes.revcolv2 import revcolv2_small_cpu, revcolv2_tiny_cpu
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 
@@ -59,20 +62,11 @@ def mae_tiny_cpu() -> PretrainConfig:
     Hardware: one CPU core. Expected: the loss begins between 1 and 2 (1 is the variance of normalised pixels, an
     untrained decoder adds its own) and falls in 20 steps; nothing useful is learned.
     """
-    return PretrainConfig(
+    return replace(
+        revcolv2_tiny_cpu(),
         recipe="mae_tiny_cpu",
         model=_small(width=32, depth=2, heads=2),
         objective=MaskedAutoencoding(decoder_width=16, decoder_depth=1, decoder_heads=2),
-        masking=RandomMasking(ratio=0.75),
-        target=PixelTarget(),
-        data=DataConfig(crop=RandomResizedCrop(scale=(0.2, 1.0)), normalization="imagenet", workers=1),
-        optimization=OptimizationConfig(
-            optimizer=AdamWConfig(learning_rate=1e-3, betas=(0.9, 0.95), epsilon=1e-8),
-            global_batch_size=8,
-            steps=20,
-            warmup_steps=2,
-        ),
-        engine=EngineConfig(log_every=1, checkpoint_every=10),
     )
 
 
@@ -85,20 +79,11 @@ def mae_small_cpu() -> PretrainConfig:
     ViT with patches of 4 px cannot meet its multiply-adds, too: 259 M an image where nothing is hidden, 193 M there.
     With --set model.depth=6 they are 173 M, and the parameters 2.7 M.
     """
-    return PretrainConfig(
+    return replace(
+        revcolv2_small_cpu(),
         recipe="mae_small_cpu",
         model=_small(width=192, depth=9, heads=3),
         objective=MaskedAutoencoding(decoder_width=96, decoder_depth=2, decoder_heads=3),
-        masking=RandomMasking(ratio=0.75),
-        target=PixelTarget(),
-        data=DataConfig(crop=RandomResizedCrop(scale=(0.2, 1.0)), normalization="imagenet"),
-        optimization=OptimizationConfig(
-            optimizer=AdamWConfig(learning_rate=1e-3, betas=(0.9, 0.95), epsilon=1e-8),
-            global_batch_size=64,
-            epochs=100.0,
-            warmup_epochs=5.0,
-        ),
-        engine=EngineConfig(log_every=10, checkpoint_every=500),
     )
 
 

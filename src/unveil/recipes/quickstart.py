@@ -20,12 +20,12 @@ from unveil.config import (
     PretrainConfig,
     RandomMasking,
     RandomResizedCrop,
-    RevColV2Config,
     TextConfig,
     TowerOptimization,
     ViTConfig,
 )
 from unveil.config.quickstart import CaptionsChapter, FewLabels, QuickstartConfig
+from unveil.config.revcolv2 import revcolv2_small
 
 MODEL = ViTConfig(
     image_size=28,
@@ -39,20 +39,8 @@ MODEL = ViTConfig(
 )
 """Both sides' network. The giant's initial deviation, 0.015, is too small for one this narrow and a run this short."""
 
-COLUMNS = RevColV2Config(
-    image_size=32,
-    patch_size=2,
-    mask_unit=8,
-    widths=(64, 192, 192),
-    layers=(1, 1, 1),
-    kinds=("convolution", "transformer", "convolution"),
-    bottom_up_columns=2,
-    top_down_columns=2,
-    layer_scale=None,
-    init_std=0.05,
-    reversible="off",
-)
-"""RevColV2 (reconstruction) of revcolv2_small_cpu's sizes: 4.1 M parameters. Larger weights at the start let so short a
+COLUMNS = replace(revcolv2_small(), init_std=0.05, reversible="off")
+"""revcolv2_small_cpu's RevColV2 (reconstruction), 4.1 M parameters. Larger weights at the start let so short a
 run learn more; and so small a network keeps all that backward needs, and computes nothing again."""
 
 

@@ -25,7 +25,7 @@ from unveil.config import (
     RandomResizedCrop,
     RevColV2Config,
 )
-from unveil.config.revcolv2 import revcolv2_base, revcolv2_large
+from unveil.config.revcolv2 import revcolv2_base, revcolv2_large, revcolv2_small
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 """RandAug (9, 0.5) of Tables 2 to 4 in timm's words."""
@@ -69,7 +69,7 @@ def revcolv2_tiny_cpu() -> PretrainConfig:
     """
     return PretrainConfig(
         recipe="revcolv2_tiny_cpu",
-        model=_small(widths=(16, 32, 32), head_width=16),
+        model=revcolv2_small(widths=(16, 32, 32), head_width=16),
         objective=MaskedRegression(loss="squared"),
         masking=RandomMasking(ratio=0.75),
         target=PixelTarget(),
@@ -95,7 +95,7 @@ def revcolv2_small_cpu() -> PretrainConfig:
     """
     return PretrainConfig(
         recipe="revcolv2_small_cpu",
-        model=_small(widths=(64, 192, 192), head_width=64),
+        model=revcolv2_small(),
         objective=MaskedRegression(loss="squared"),
         masking=RandomMasking(ratio=0.75),
         target=PixelTarget(),
@@ -209,21 +209,6 @@ def revcolv2_large_probe_in1k() -> ProbeConfig:
     The settings are those of revcolv2_base_probe_in1k; what is inferred there is inferred here.
     """
     return _probe("revcolv2_large_probe_in1k", revcolv2_large())
-
-
-def _small(*, widths: tuple[int, int, int], head_width: int) -> RevColV2Config:
-    return RevColV2Config(
-        image_size=32,
-        patch_size=2,
-        mask_unit=8,
-        widths=widths,
-        layers=(1, 1, 1),
-        kinds=("convolution", "transformer", "convolution"),
-        bottom_up_columns=2,
-        top_down_columns=2,
-        head_width=head_width,
-        layer_scale=None,
-    )
 
 
 def _mim(recipe: str, model: RevColV2Config) -> PretrainConfig:
