@@ -74,6 +74,12 @@ def test_what_is_written_torch_reads_and_the_other_way_round(tmp_path: Path) -> 
     assert_whole(dict(Pieces(tmp_path / "torchs", "*.safetensors")))
 
 
+def test_equal_states_are_equal_files(tmp_path: Path) -> None:
+    for count in range(10):
+        write(whole(), tmp_path / f"{count}.safetensors", CPU)
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+
+
 def test_who_has_nothing_makes_no_file(tmp_path: Path) -> None:
     write({}, tmp_path / "part.safetensors", CPU)
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,9 @@
 """The tensors of a checkpoint, by torch.distributed.checkpoint: each process writes and reads its own rows only.
 
 torch plans who writes what, and who reads which rows of which file. On the disk are safetensors files, one for each
-process that has something to write, in whose headers it is said where in the whole their pieces begin: torch's layout
-for Hugging Face. Its usual one has a pickle for an index, which can run anything when it is read.
+process that has something to write, in whose headers it is said where in the whole their pieces begin, if that is not
+at its first row: torch's layout for Hugging Face. Its usual one has a pickle for an index, which can run anything when
+it is read.
 
 Loaded only where a checkpoint is written or read, for torch's part of it takes seconds to import.
 """
@@ -83,8 +84,13 @@ class _Writer(dcp.HuggingFaceStorageWriter):
                     "share"
                 )
             pieces: dict[str, Any] = {item.index.fqn: planner.resolve_data(item) for item in plan.items}
-            places = {item.index.fqn: {BEGINNING: item.index.offset} for item in plan.items}
-            save_file(pieces, self._file, metadata={"format": "pt", PLACES: json.dumps(places)})
+            places = {item.index.fqn: {BEGINNING: list(item.index.offset or ())} for item in plan.items}
+            metadata = {"format": "pt"}
+            # Where all begin at zero there is nothing to say; then equal states are equal files, byte for byte, which
+            # they are not with two entries: safetensors writes those in any order.
+            if any(any(place[BEGINNING]) for place in places.values()):
+                metadata[PLACES] = json.dumps(places)
+            save_file(pieces, self._file, metadata=metadata)
         nothing: Future[list[WriteResult]] = Future()
         nothing.set_result([])
         return nothing
@@ -151,11 +157,13 @@ def join(parts: Sequence[Path], whole: Path) -> None:
     rows: dict[str, list[tuple[list[int], Tensor]]] = {}
     for part in parts:
         file = safe_open(part, framework="pt")
-        places = json.loads(file.metadata()[PLACES])
+        places = json.loads(file.metadata().get(PLACES, "{}"))
         for name in file.keys():  # noqa: SIM118 (it is no mapping)
             entries[name] = {"dtype": file.get_slice(name).get_dtype()}
             # Not read yet: the file is mapped into memory.
-            rows.setdefault(name, []).append((places[name][BEGINNING], file.get_tensor(name)))
+            piece = file.get_tensor(name)
+            beginning = places[name][BEGINNING] if places else [0] * piece.ndim
+            rows.setdefault(name, []).append((beginning, piece))
     end = 0
     for name, entry in entries.items():
         rows[name].sort(key=itemgetter(0))
