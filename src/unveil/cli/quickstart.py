@@ -23,7 +23,7 @@ class Quickstart:
     data: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Your own images, FOLDER/<class>/<image>, in place of the embedded ones."""
     chapters: Literal["images", "all"] = "images"
-    """all: then also captions, a CLIP, zero-shot classification and search by text; about 4 minutes more."""
+    """all: then also captions, a CLIP, zero-shot classification and search by text; about 3 minutes more."""
     set: Annotated[
         tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE", help_behavior_hint=""), tyro.conf.UseAppendAction
     ] = ()
