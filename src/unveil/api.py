@@ -222,7 +222,7 @@ def load(
     if path.exists():
         network = read_network(path, weights=weights, settings=settings)
         if network.file.name == AVERAGED:
-            logger.info("%s: the running average of the weights is taken; weights='raw' gives the last step's", name)
+            logger.info("%s: the averaged weights are taken; --weights raw (weights='raw') takes the last step's", name)
         known, run = known_about(network.file), _run_config(network.file)
         state, config, crop = network.state, network.config, _crop(run, known)
         classes, pooling = tuple(known.get("classes") or ()), known.get("pooling")

@@ -69,7 +69,7 @@ def test_predictions_are_the_softmax_of_the_head(pooling: Pooling, tmp_path: Pat
 def test_a_run_gives_its_average_and_says_so(run: Path, images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="unveil"):
         model = unveil.load(run, device="cpu")
-    assert "running average" in caplog.text
+    assert "the averaged weights are taken; --weights raw" in caplog.text
     with torch.no_grad():
         torch.testing.assert_close(
             model.logits(images), classifier("mean", 1).logits(normalized(images)), atol=1e-4, rtol=1e-4
