@@ -1,8 +1,8 @@
 """What training RevColV2 (reconstruction) keeps in memory, by columns and by `reversible`: off, column, chain.
 
 Held: bytes of the tensors that wait for backward at the end of forward, for one image, without parameters. Peak: of
-forward and backward of the whole step with --batch images, by torch's memory tracker, without parameters; gradients
-of the parameters are in it. In fp32 on a processor.
+forward and backward with --batch images, by torch's memory tracker, without parameters; their gradients are in it, what
+the optimizer keeps is not. In fp32 on a processor.
 
     uv run python benchmarks/reversible_memory.py --picture docs/reversible_memory.png
 """
@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from unveil.config.revcolv2 import RevColV2Config, revcolv2_base, revcolv2_large, revcolv2_tiny
+from unveil.config.revcolv2 import RevColV2Config, revcolv2_base, revcolv2_large
 from unveil.models.revcolv2 import RevColV2
 
 MIB = 2**20
-SIZES = {"tiny": revcolv2_tiny, "base": revcolv2_base, "large": revcolv2_large}
+SIZES = {"base": revcolv2_base, "large": revcolv2_large}
 MODES = ("off", "column", "chain")
 
 
@@ -75,7 +75,7 @@ def draw(rows: list[dict[str, float | str]], batch: int, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(8.4, 3.4), dpi=110)
-    titles = ("held for backward, one image", f"peak of the step, {batch} images")
+    titles = ("held for backward, one image", f"peak of forward and backward, {batch} images")
     for place, key, title in zip(axes, ("held", "peak"), titles, strict=True):
         for mode, color in zip(MODES, ("#9b9b9b", "#1f4e79", "#c8553d"), strict=True):
             points = [(row["columns"], row[key]) for row in rows if row["mode"] == mode]
@@ -88,8 +88,8 @@ def draw(rows: list[dict[str, float | str]], batch: int, path: Path) -> None:
         place.spines[["top", "right"]].set_visible(False)
     gradients = sorted({(row["columns"], row["gradients"]) for row in rows})
     axes[1].plot(*zip(*gradients, strict=True), linestyle=":", color="black", label="gradients of the parameters alone")
-    for place in axes:
-        place.legend(frameon=False, fontsize=8)
+    for place, corner in zip(axes, ("center right", "lower right"), strict=True):
+        place.legend(frameon=False, fontsize=8, loc=corner)
     figure.tight_layout()
     figure.savefig(path)
 
@@ -99,13 +99,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--columns", type=int, nargs="+", default=[4, 8, 16])
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
 
     rows: list[dict[str, float | str]] = []
-    print("| columns | mode | held, MiB an image | peak of the step, MiB | gradients of the parameters in it, MiB |")
+    print("| columns | mode | held, MiB an image | peak of forward and backward, MiB | gradients in it, MiB |")
     print("|---|---|---|---|---|")
     for columns in options.columns:
         for mode in MODES:

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unveil.config.revcolv2 import revcolv2_base, revcolv2_large, revcolv2_tiny
+from unveil.config.revcolv2 import revcolv2_base, revcolv2_large
 from unveil.engine.precision import Precision
 from unveil.models.pixel_head import PixelHead
 from unveil.models.revcolv2 import RevColV2
 
-SIZES = {"tiny": revcolv2_tiny, "base": revcolv2_base, "large": revcolv2_large}
+SIZES = {"base": revcolv2_base, "large": revcolv2_large}
 MODES = ("off", "column", "chain")
 
 

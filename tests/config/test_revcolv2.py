@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.models.revcolv2_tiny import half_of_base
 from unveil.config import (
     BlockMasking,
     ClassificationConfig,
@@ -21,12 +22,12 @@ from unveil.config import (
 )
 from unveil.config.override import override
 from unveil.config.resolve import MAY_CHANGE_ON_RESUME, Machine, resolve
-from unveil.config.revcolv2 import RevColV2Config, revcolv2_base, revcolv2_large, revcolv2_tiny
+from unveil.config.revcolv2 import RevColV2Config, revcolv2_base, revcolv2_large
 from unveil.config.serialize import from_json, to_json
 
 
 def test_settings_survive_json() -> None:
-    for config in (revcolv2_tiny(image_size=64, mask_unit=16), revcolv2_base(drop_path=0.1), revcolv2_large()):
+    for config in (half_of_base(image_size=64, mask_unit=16), revcolv2_base(drop_path=0.1), revcolv2_large()):
         assert from_json(RevColV2Config, json.loads(json.dumps(to_json(config)))) == config
 
 
@@ -51,14 +52,14 @@ def test_settings_from_the_command_line() -> None:
 
 
 def test_a_tiny_network_for_small_images_keeps_four_levels() -> None:
-    config = revcolv2_tiny(image_size=32, mask_unit=8)
+    config = half_of_base(image_size=32, mask_unit=8)
     assert config.patch_size == 1 and config.strides == (1, 2, 4, 8) and config.grid == (4, 4)
 
 
 def pretraining(**changes: Any) -> PretrainConfig:
     given: dict[str, Any] = {
         "recipe": "x",
-        "model": revcolv2_tiny(),
+        "model": half_of_base(),
         "objective": MaskedRegression(loss="squared"),
         "masking": RandomMasking(),
         "target": PixelTarget(),
@@ -109,11 +110,11 @@ def test_squares_that_are_normalized_need_normalization() -> None:
 def test_classifiers_of_columns(changes: dict[str, Any], message: str) -> None:
     optimization = OptimizationConfig(steps=1)
     with pytest.raises(UnveilError, match=message):
-        ClassificationConfig(recipe="x", model=revcolv2_tiny(), optimization=optimization, **changes)
+        ClassificationConfig(recipe="x", model=half_of_base(), optimization=optimization, **changes)
 
 
 def test_chains_are_refused_before_anything_is_read() -> None:
-    chain = pretraining(model=replace(revcolv2_tiny(), gamma_floor=0.5, gamma_init=1.0, reversible="chain"))
+    chain = pretraining(model=replace(half_of_base(), gamma_floor=0.5, gamma_init=1.0, reversible="chain"))
     with pytest.raises(UnveilError, match="inverts columns, for which arithmetic in bf16 is too coarse"):
         resolve(chain, images=100, machine=machine())
     resolve(override(chain, ["model.functions_in_fp32=true"]), images=100, machine=machine())

@@ -2,9 +2,10 @@
 
 import errno
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -19,11 +20,14 @@ from tests.tasks.toy_pairs import ToyPairs
 from tests.tasks.toy_pairs import config as clip_config
 from unveil.build import train_clip
 from unveil.config import AdamWConfig, EmaTarget, LAMBConfig, LARSConfig, MaskedAutoencoding, UnveilError
+from unveil.config.revcolv2 import RevColV2Config, Reversible
 from unveil.engine import Batch, Parallel, RunFolder, train
 from unveil.engine.pieces import Pieces
+from unveil.models.revcolv2 import RevColV2
 from unveil.models.vit import ViT
 from unveil.pretext.masked_autoencoding import MaskedAutoencoder
 from unveil.pretext.masked_modelling import MaskedModelling, stripe_mask
+from unveil.pretext.masked_pixels import MaskedPixels
 from unveil.pretext.targets.ema import EmaTeacher
 from unveil.pretext.targets.pixels import PixelPatches
 
@@ -72,6 +76,30 @@ def autoencoder() -> MaskedAutoencoder:
     return MaskedAutoencoder(ViT(TINY), target, seed=0, normalization="half", objective=objective)
 
 
+def masked_pixels(mode: Reversible) -> MaskedPixels:
+    torch.manual_seed(0)
+    config = RevColV2Config(
+        image_size=16,
+        patch_size=1,
+        mask_unit=4,
+        widths=(8, 16, 16),
+        layers=(1, 1, 1),
+        kinds=("convolution", "transformer", "convolution"),
+        head_width=8,
+        mlp_ratio=2,
+        bottom_up_columns=2,
+        top_down_columns=2,
+        layer_scale=None,
+        init_std=0.1,
+        drop_path=0.3,
+        gamma_init=1.0,
+        gamma_floor=0.5,
+        reversible=mode,
+    )
+    target = PixelPatches(config.grid, patch_size=config.mask_unit, normalize=True)
+    return MaskedPixels(RevColV2(config, mask_token=True), target, seed=0, normalization="half")
+
+
 def pictures(numbers: range) -> Batch:
     mask = stripe_mask(4, 4).expand(len(numbers), -1)
     hidden = mask[0].nonzero().squeeze(1).expand(len(numbers), -1)
@@ -82,7 +110,10 @@ FOLLOWING: dict[str, Callable[[], Any]] = {
     "teacher": masked_with_teacher,
     "codebook": lambda: tokenizer_of(global_batch_size=8),
 }
-TASKS = FOLLOWING | {"autoencoder": autoencoder}
+COLUMNS: dict[str, Callable[[], Any]] = {
+    f"columns, {mode}": partial(masked_pixels, mode) for mode in get_args(Reversible)
+}
+TASKS = FOLLOWING | COLUMNS | {"autoencoder": autoencoder}
 
 
 def follow(parallel: Parallel, name: str, micro_batch_size: int, changes: Changes = NONE) -> Course:
@@ -248,6 +279,9 @@ def everything(folder: Path) -> dict[str, Any]:
             found |= {f"{name}, {kind}": follow(parallel, name, 2, {"parallel": kind}) for name in FOLLOWING}
         kinds = ("ddp", *DIVIDED)
         found |= {f"autoencoder, {kind}": follow(parallel, "autoencoder", 2, {"parallel": kind}) for kind in kinds}
+        for name in COLUMNS:
+            able = DIVIDED[:1] if "chain" in name else DIVIDED
+            found |= {f"{name}, {kind}": follow(parallel, name, 2, {"parallel": kind}) for kind in able}
         found |= {"timm": finetuned(parallel, 2, {"parallel": "fsdp"})}
         again = {"parallel": "fsdp", "reshard_after_forward": False}
         return found | {"teacher, gathered once": follow(parallel, "teacher", 2, again)}
@@ -293,6 +327,16 @@ def test_what_is_fixed_stays_so_on_every_process(kind: str, by_two: list[dict[st
         weights = found[f"autoencoder, {kind}"][1]
         unmoved = {name for name, value in begun.items() if torch.equal(weights[name], value)}
         assert unmoved == {"backbone.pos_embed", "decoder_pos_embed"}
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_columns_learn_as_on_one_process(name: str, by_two: list[dict[str, Any]]) -> None:
+    """RevColV2 with stochastic depth, whatever its columns keep; "chain" does not go with fsdp."""
+    alone = follow(CPU, "columns, off", 8)
+    kinds = [kind for kind in DIVIDED if f"{name}, {kind}" in by_two[0]]
+    assert kinds == [*DIVIDED[: 1 if "chain" in name else 2]]
+    for kind in kinds:
+        assert_same(by_two[0][f"{name}, {kind}"], alone)
 
 
 def test_an_encoder_of_timm_s_learns_in_pieces(by_two: list[dict[str, Any]]) -> None:

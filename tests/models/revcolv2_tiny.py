@@ -20,6 +20,19 @@ TINY = RevColV2Config(
 )
 
 
+def half_of_base(*, image_size: int = 224, mask_unit: int = 32, drop_path: float = 0.0) -> RevColV2Config:
+    """As wide as half of base, two columns each way."""
+    return RevColV2Config(
+        image_size=image_size,
+        mask_unit=mask_unit,
+        patch_size=mask_unit // 8,
+        widths=(48, 96, 256, 256),
+        bottom_up_columns=2,
+        top_down_columns=2,
+        drop_path=drop_path,
+    )
+
+
 def tiny(
     *, seed: int = 0, mask_token: bool = False, reads: Need = "levels", least_gamma: float = 0.5, **changes: object
 ) -> RevColV2:

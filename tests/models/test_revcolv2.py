@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.models.revcolv2_tiny import TINY, gradients, half_hidden, noise_for, tiny
+from tests.models.revcolv2_tiny import TINY, gradients, half_hidden, half_of_base, noise_for, tiny
 from unveil.config import UnveilError
-from unveil.config.revcolv2 import RevColV2Config, revcolv2_base, revcolv2_large, revcolv2_tiny
+from unveil.config.revcolv2 import RevColV2Config, revcolv2_base, revcolv2_large
 from unveil.models.revcolv2 import RevColV2
 from unveil.models.revcolv2_blocks import Column, ConvBlock, Level
 
@@ -327,7 +327,7 @@ def test_other_configurations_are_a_change_of_numbers() -> None:
         head_width=8,
     )
     coarse = dataclasses.replace(TINY, mask_unit=64, image_size=128, layer_scale=None, kernel_size=7)
-    for config in (three, coarse, revcolv2_tiny(image_size=32, mask_unit=8)):
+    for config in (three, coarse, half_of_base(image_size=32, mask_unit=8)):
         images = torch.randn(2, 3, config.image_size, config.image_size)
         network = RevColV2(config, mask_token=True)
         units = config.grid[0] * config.grid[1]

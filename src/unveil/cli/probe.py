@@ -50,7 +50,7 @@ class Probe(RunOptions):
     draws: Number = None
     """Draw those anew so often, and average."""
     levels: Annotated[bool, tyro.conf.arg(help_behavior_hint="")] = False
-    """Of a RevColV2: what each level holds of classes, and what of pixels."""
+    """Of a RevColV2 (reconstruction): what each level holds of classes, and what of pixels."""
     validation: Annotated[str | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """Images to judge by. Left out: DATA/val, or else a fifth of DATA."""
     classes: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None

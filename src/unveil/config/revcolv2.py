@@ -174,19 +174,6 @@ def in_words(model: BackboneConfig) -> str:
     return f"RevColV2 (reconstruction), {model.bottom_up_columns} + {model.top_down_columns} columns of {widths}"
 
 
-def revcolv2_tiny(*, image_size: int = 224, mask_unit: int = 32, drop_path: float = 0.0) -> RevColV2Config:
-    """Ours, for small data: as wide as half of the reconstructed base, two columns each way."""
-    return RevColV2Config(
-        image_size=image_size,
-        mask_unit=mask_unit,
-        patch_size=mask_unit // 8,
-        widths=(48, 96, 256, 256),
-        bottom_up_columns=2,
-        top_down_columns=2,
-        drop_path=drop_path,
-    )
-
-
 def revcolv2_small(*, widths: tuple[int, int, int] = (64, 192, 192), head_width: int = 64) -> RevColV2Config:
     """For images of 32 px: three levels, two columns each way. Ours; no layer scale, which acts late from 1e-6."""
     return RevColV2Config(

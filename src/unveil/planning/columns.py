@@ -1,7 +1,7 @@
 """What RevColV2 (reconstruction) costs, level by level: see `unveil.planning.cost` for what is counted.
 
 As `unveil.models.revcolv2` computes it: of hidden units no cell, from the junction on all cells, and of the top-down
-columns only the levels on which the task depends.
+columns only the levels on which the task depends; those of "chain", which inverts whole columns, all forward.
 """
 
 from dataclasses import dataclass, replace
@@ -46,7 +46,8 @@ def columns(
         for number in range(config.bottom_up_columns)
     ]
     finest = _finest(config, reads)
-    downward = [_column(config, functions, "top_down", whole, whole, finest=level) for level in finest]
+    chained = config.reversible == "chain" and reads == "top"
+    downward = [_column(config, functions, "top_down", whole, whole, finest=level, chained=chained) for level in finest]
     # The stem's map, which every bottom-up column takes.
     total += Cost(saved=4 * held[0] * config.widths[0])
     total += sum((one.frozen for one in downward), Cost())
@@ -58,9 +59,9 @@ class _Column:
     """One column, and the maps before and after it."""
 
     levels: tuple[Cost, ...]
-    """Those that are computed."""
+    """Those on which the task depends."""
     frozen: Cost
-    """Parameters of the others."""
+    """The others, which do not learn."""
     entering: int
     """Bytes of the maps of the column before."""
     leaving: int
@@ -68,7 +69,7 @@ class _Column:
 
     @property
     def cost(self) -> Cost:
-        """Of the levels that are computed."""
+        """Of the levels on which the task depends."""
         return sum(self.levels, Cost())
 
 
@@ -100,7 +101,12 @@ def _column(
     *,
     first: bool = False,
     finest: int = 0,
+    chained: bool = False,
 ) -> _Column:
+    """Args:
+    finest: level on which the task depends.
+    chained: the finer ones are computed, too.
+    """
     count = len(config.widths)
     every = [
         _level(config, storage, level, held, whole, down=level > 0, up=level < count - 1 and not first, gamma=not first)
@@ -109,12 +115,15 @@ def _column(
     maps = [4 * cells * width for cells, width in zip(held, config.widths, strict=True)]
     # F of a level takes of the column before the next finer level, too.
     taken = 0 if direction == "bottom_up" else max(0, finest - 1)
-    frozen = Cost(parameters=sum(level.parameters for level in every[:finest]))
+    frozen = Cost(
+        parameters=sum(level.parameters for level in every[:finest]),
+        forward=sum(level.forward for level in every[:finest]) if chained else 0,
+    )
     return _Column(
         levels=tuple(every[finest:]),
         frozen=frozen,
         entering=0 if first or finest >= count else sum(maps[taken:]),
-        leaving=sum(maps[finest:]),
+        leaving=sum(maps if chained else maps[finest:]),
     )
 
 

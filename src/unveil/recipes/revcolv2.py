@@ -61,7 +61,7 @@ def revcolv2_large_mim() -> PretrainConfig:
 
 
 def revcolv2_tiny_cpu() -> PretrainConfig:
-    """Seconds on any folder of images and any processor: are RevColV2's columns in place? Logs every step.
+    """Seconds on any folder of images: are the columns of RevColV2 (reconstruction) in place? Logs every step.
 
     Hardware: one CPU core. Expected: the loss begins near 1, the variance of normalised pixels, and falls a little in
     20 steps; nothing useful is learned.
@@ -85,7 +85,7 @@ def revcolv2_tiny_cpu() -> PretrainConfig:
 
 
 def revcolv2_small_cpu() -> PretrainConfig:
-    """RevColV2 on small images (32 px, units of 8), for a laptop and some 10,000 images: 4.1 M parameters.
+    """RevColV2 (reconstruction) on small images (32 px), for a laptop and some 10,000 of them: 4.1 M parameters.
 
     Hardware: 2 CPU cores. Expected: at its own length not run. After a fifth of it a probe gives 45 % on
     CIFAR-10-JPEG-12k, fine-tuning 45 % with 1,000 labels, 37 % from scratch (docs/lab_book.md).
@@ -175,9 +175,11 @@ def revcolv2_base_scratch_in1k() -> ClassificationConfig:
     """The reconstruction of RevColV2-B on ImageNet-1K without pre-training, 300 epochs: supplement, section 2.1.
 
     From scratch. Hardware: not given in the paper. Expected: 83.1 % top-1. Not run.
-    From the section: MAE's setting for training from scratch (rate 1e-4 x 4096 / 256, weight decay 0.3, betas 0.9 and
-    0.95, 20 of 300 epochs warm up, Mixup, CutMix, label smoothing, drop path 0.1) and an average of the weights of
-    0.999. Inferred: the network, and what is in revcolv2_base_in22k.
+    From the section: MAE's setting of training from scratch, with an average of the weights of 0.999 (maybe the 0.9999
+    of Tables 3 and 4 is meant: --set ema_decay=0.9999). That setting is in no released code; here it is recalled from
+    MAE's paper: rate 1e-4 x 4096 / 256, weight decay 0.3, betas 0.9 and 0.95, 20 of 300 epochs warm up, Mixup, CutMix,
+    label smoothing, drop path 0.1. Inferred: the network, the head's small start (of Tables 2 and 3), and what is in
+    revcolv2_base_in22k.
     """
     return _scratch("revcolv2_base_scratch_in1k", revcolv2_base(drop_path=0.1), epochs=300.0)
 
@@ -186,7 +188,7 @@ def revcolv2_large_scratch_in1k() -> ClassificationConfig:
     """The reconstruction of RevColV2-L on ImageNet-1K without pre-training, 200 epochs: supplement, section 2.1.
 
     From scratch. Hardware: not given in the paper. Expected: 82.6 % top-1. Not run.
-    As revcolv2_base_scratch_in1k, with drop path 0.2, for 200 epochs (MAE's for large).
+    As revcolv2_base_scratch_in1k, with what is recalled of MAE's paper for large: drop path 0.2, 200 epochs.
     """
     return _scratch("revcolv2_large_scratch_in1k", revcolv2_large(drop_path=0.2), epochs=200.0)
 
@@ -196,8 +198,9 @@ def revcolv2_base_probe_in1k() -> ProbeConfig:
 
     Hardware: not given in the paper. Expected: 67.7 % top-1. Not run.
     From section 2.2: 90 epochs by LARS as in MAE, on the last level of the bottom-up columns. Of MAE's released code:
-    rate 0.1 x 16384 / 256, batch 16,384, 10 epochs warm up, no weight decay, crops of 0.08 to 1 of the area. Inferred:
-    the network (reconstruction), and the mean over the level's cells, for there is no cls token.
+    rate 0.1 x 16384 / 256, batch 16,384, 10 epochs warm up, no weight decay, crops of 0.08 to 1 of the area (which
+    differ from its as in mae_base_probe_in1k). Inferred: the network (reconstruction), and the mean over the level's
+    cells, for there is no cls token.
     """
     return _probe("revcolv2_base_probe_in1k", revcolv2_base())
 
