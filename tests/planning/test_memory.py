@@ -19,6 +19,7 @@ from unveil.config import (
     PixelTarget,
     PretrainConfig,
     RandomMasking,
+    UnveilError,
     ViTConfig,
 )
 from unveil.config.resolve import Run
@@ -96,7 +97,7 @@ def measured_peak(config: PretrainConfig | ClassificationConfig, precision: Prec
     ids=["pre-training", "pre-training, checkpointed", "autoencoder", "classification in bf16 with an average"],
 )
 def test_planned_memory_is_within_15_percent_of_measured_peaks(config: Any, format: Any, storage: Storage) -> None:
-    setting = Setting(gpus=1, parallel="ddp", layout="ours", micro_batch=BATCH, accumulation=1)
+    setting = Setting(gpus=1, parallel="ddp", layout="ours", micro_batch=BATCH, accumulation=1, shard_group=1)
     teacher = teacher_of(config) if isinstance(config, PretrainConfig) else None
     planned = memory(config, setting, network_cost(config, storage, teacher, 2), teacher, storage)
     assert planned.total == pytest.approx(measured_peak(config, Precision(format, torch.device("cpu"))), rel=0.15)
@@ -176,6 +177,38 @@ def test_parts_are_shared_as_each_kind_of_parallelism_shares_them() -> None:
     assert parts("fsdp", 8, batch=64)["gradients"] == learned // 2
     # The frozen teacher, its matrices in 16 bits, is whole on each.
     assert ddp["teacher"] == zero1["teacher"] == fsdp["teacher"] == pytest.approx(2 * 304e6, rel=0.01)
+
+
+def test_what_is_set_is_planned_as_set() -> None:
+    """Checkpointing of some blocks and of parts of them, groups of fsdp, and weights that it keeps."""
+
+    def planned(kind: str, **model: Any) -> Any:
+        config = replace(eva_giant(), model=replace(eva_giant().model, **model))
+        engine = {"fsdp": {"shard_group": 8}, "kept": {"reshard_after_forward": False}}.get(kind, {})
+        config = replace(
+            config, engine=replace(config.engine, parallel="zero1" if kind == "zero1" else "fsdp", **engine)
+        )
+        batch = replace(config.optimization, micro_batch_size=32, global_batch_size=4096)
+        return plan(replace(config, optimization=batch), gpus=128, gpu=GPUS["a100-80gb"]).chosen
+
+    none, every, second, selective = (
+        planned("zero1", activation_checkpointing=setting) for setting in (False, True, 2, "selective")
+    )
+    assert [one.setting.parallel for one in (none, every, second, selective)] == ["zero1"] * 4
+    assert [one.checkpointing for one in (none, every, second, selective)] == [False, True, 2, "selective"]
+    for some in (second, selective):
+        assert every.memory.activations < some.memory.activations < none.memory.activations
+    # Half of the blocks keep what all keep, the others their input.
+    halves = (every.memory.activations + none.memory.activations) / 2
+    assert second.memory.activations == pytest.approx(halves, rel=0.05)
+
+    whole, groups, kept = planned("all"), planned("fsdp"), planned("kept")
+    for part in ("parameters", "gradients", "optimizer"):
+        assert getattr(groups.memory, part) == pytest.approx(16 * getattr(whole.memory, part), rel=1e-6)
+    assert kept.memory.buffers - whole.memory.buffers > 3.5 * 1_012_229_632
+    with pytest.raises(UnveilError, match="12 GPUs do not divide into groups of 8"):
+        config = replace(eva_giant(), engine=replace(eva_giant().engine, parallel="fsdp", shard_group=8))
+        plan(config, gpus=12, gpu=GPUS["a100-80gb"])
 
 
 def test_the_cheapest_setting_recomputes_and_sends_as_little_as_it_can() -> None:

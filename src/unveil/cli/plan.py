@@ -33,7 +33,7 @@ class Plan:
     """How many."""
     gpu: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"Which kind: {', '.join(GPUS)}.")] = "a100-40gb"
     parallel: Annotated[Parallel | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """Left out: the cheapest that fits."""
+    """Left out: the recipe's own (--set engine.parallel), or else the cheapest that fits."""
     layout: Layout = "ours"
     """Ours: parameters and optimizer in fp32. As published: fp16 under ZeRO-1, attention written out."""
     mfu: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.4
@@ -61,8 +61,9 @@ class Plan:
         recipes: tuple[Callable[[], AnyRun], ...] = (*PRETRAINING, *CLASSIFICATION, *PROBES, *CONTRASTIVE)
         config = recipe_named(self.recipe, recipes)()
         batch = [] if self.global_batch_size is None else [f"optimization.global_batch_size={self.global_batch_size}"]
+        kind = [] if self.parallel is None else [f"engine.parallel={self.parallel}"]
         planned = plan(
-            override(config, [*batch, *self.set]),
+            override(config, [*batch, *kind, *self.set]),
             gpus=self.gpus,
             gpu=gpu_named(self.gpu),
             parallel=self.parallel,
@@ -136,11 +137,22 @@ def _by_reversible(planned: Planned) -> list[tuple[str, str]]:
 
 
 def _arrangement(found: Arrangement) -> str:
-    parallel = "one process" if found.setting.gpus == 1 else found.setting.parallel
-    kept = f"{'with' if found.checkpointing else 'without'} activation checkpointing"
+    setting = found.setting
+    parallel: str = "one process" if setting.gpus == 1 else setting.parallel
+    if setting.parallel == "fsdp" and setting.shard_group < setting.gpus:
+        parallel += f" in groups of {setting.shard_group}"
+    match found.checkpointing:
+        case False:
+            kept = "without activation checkpointing"
+        case True | 1:
+            kept = "with activation checkpointing"
+        case "selective":
+            kept = "with selective activation checkpointing"
+        case every:
+            kept = f"with activation checkpointing of one block in {every}"
     if found.reversible is not None:
         kept = f"reversible={found.reversible}"
-    return f"{parallel}, micro-batches of {found.setting.micro_batch}, {kept}"
+    return f"{parallel}, micro-batches of {setting.micro_batch}, {kept}"
 
 
 def _cheapest(planned: Planned) -> str:

@@ -46,6 +46,15 @@ class Setting:
     layout: Layout
     micro_batch: int
     accumulation: int
+    shard_group: int
+    """GPUs among which fsdp divides the weights."""
+    reshard: bool = True
+    """fsdp gives a block's weights back after its forward pass."""
+
+    @property
+    def shards(self) -> int:
+        """Parts of the weights, of which a GPU holds one."""
+        return self.shard_group if self.parallel == "fsdp" else 1
 
 
 def memory(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | None, storage: Storage) -> Memory:
@@ -57,7 +66,7 @@ def memory(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | N
     published = setting.layout == "as-published"
     fixed = _fixed(config, setting, network, teacher)
     whole = (2 if published else 4) * network.learned
-    gradients = whole // (setting.gpus if setting.parallel == "fsdp" else 1)
+    gradients = whole // setting.shards
     # DDP's buckets stay where they are between steps; DeepSpeed and a single GPU let gradients go. Those of earlier
     # micro-batches are whole under FSDP, too.
     held = whole if setting.accumulation > 1 else gradients if not published and setting.gpus > 1 else 0
@@ -81,8 +90,7 @@ def memory(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | N
 
 
 def _fixed(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | None) -> dict[str, int]:
-    everywhere = setting.gpus if setting.parallel == "fsdp" else 1
-    optimizer_parts = 1 if setting.parallel == "ddp" else setting.gpus
+    optimizer_parts = setting.gpus if setting.parallel == "zero1" else setting.shards
     averaged = network.learned if getattr(config, "ema_decay", None) is not None else 0
     if setting.layout == "as-published":
         # float16, beside it float32 weights and both moments in the optimizer.
@@ -93,9 +101,9 @@ def _fixed(config: AnyRun, setting: Setting, network: Cost, teacher: Teacher | N
             "teacher": 0 if teacher is None else 4 * teacher.parameters,
         }
     return {
-        "parameters": 4 * network.parameters // everywhere,
+        "parameters": 4 * network.parameters // setting.shards,
         "optimizer": _state_bytes(config) * network.learned // optimizer_parts,
-        "average": 4 * averaged // everywhere,
+        "average": 4 * averaged // setting.shards,
         "teacher": 0 if teacher is None else teacher.weight_bytes,
     }
 
@@ -118,12 +126,12 @@ def _copies(setting: Setting, network: Cost, storage: Storage) -> int:
 
 def _gathered(setting: Setting, config: AnyRun, network: Cost, storage: Storage) -> int:
     """Under FSDP: the block (or column) whose turn it is and the next one, whole, and the gradient of one; all in
-    float32."""
-    if setting.parallel != "fsdp" or setting.gpus == 1:
+    float32. Where weights are not given back after forward, all of them."""
+    if setting.shards == 1:
         return 0
     model = backbone_of(config)
     unit = largest_column(model) if isinstance(model, RevColV2Config) else block(model, 1, storage).parameters
-    return 3 * 4 * unit
+    return 4 * unit + 4 * (2 * unit if setting.reshard else network.parameters)
 
 
 def _one_layer(config: AnyRun, setting: Setting, storage: Storage) -> int:

@@ -13,6 +13,7 @@ from unveil.config import (
     UnveilError,
     ViTConfig,
 )
+from unveil.config.model import ActivationCheckpointing
 from unveil.config.resolve import AnyRun, Machine, resolve
 from unveil.config.revcolv2 import LEAST_CHAINED_GAMMA, Reversible
 from unveil.planning.cost import FULL, HALF, PUBLISHED, Cost, Storage
@@ -31,8 +32,8 @@ class Arrangement:
     """One way to lay a run out, and what it takes."""
 
     setting: Setting
-    checkpointing: bool
-    """Whether backward computes anew what it needs of blocks, or of columns."""
+    checkpointing: ActivationCheckpointing
+    """What backward computes anew of blocks; of columns, whether it does."""
     memory: Memory
     fits: bool
     reversible: Reversible | None = None
@@ -99,7 +100,7 @@ def plan(
     """Plan a recipe's run.
 
     Args:
-        parallel: None: as in the cheapest setting.
+        parallel: None: the recipe's own where that is zero1 or fsdp, or else as in the cheapest setting.
         mfu: the share of the GPU's peak rate at which the model's arithmetic is done.
         images: in the data set; None: the recipe's own.
         classes: of a classifier; None: the recipe's own.
@@ -107,6 +108,11 @@ def plan(
     Raises:
         UnveilError: a length or a batch that cannot be, or a layout that the recipe does not have.
     """
+    if parallel is None and config.engine.parallel != "ddp":
+        parallel = config.engine.parallel
+    group = config.engine.shard_group
+    if group is not None and gpus % group:
+        raise UnveilError(f"{gpus} GPUs do not divide into groups of {group}; choose another engine.shard_group")
     of_eva = isinstance(config, PretrainConfig) and isinstance(config.model, ViTConfig)
     if layout == "as-published" and (parallel not in (None, "zero1") or not of_eva):
         raise UnveilError(
@@ -172,7 +178,7 @@ def _layouts(
     config: AnyRun, gpus: int, gpu: Gpu, layout: Layout, teacher: Teacher | None, classes: int
 ) -> Iterator[Arrangement]:
     """Every way to lay the run out, the cheapest first: nothing recomputed, little sent, large micro-batches."""
-    for checkpointing in (False, True):
+    for checkpointing in (False, _checkpoints(config) or True):
         variant = _with_checkpointing(config, checkpointing)
         storage = storage_of(variant, layout)
         network = _cost(variant, layout, teacher, classes)
@@ -184,6 +190,8 @@ def _layouts(
                     layout=layout,
                     micro_batch=micro_batch,
                     accumulation=config.optimization.global_batch_size // gpus // micro_batch,
+                    shard_group=config.engine.shard_group or gpus,
+                    reshard=config.engine.reshard_after_forward,
                 )
                 needed = memory(variant, setting, network, teacher, storage)
                 fits = needed.total <= (gpu.memory_gib - RESERVED_GIB) * GIB
@@ -228,20 +236,20 @@ def _by_reversible(config: AnyRun, setting: Setting, teacher: Teacher | None, cl
     return found
 
 
-def _checkpoints(config: AnyRun) -> bool:
+def _checkpoints(config: AnyRun) -> ActivationCheckpointing:
     model = backbone_of(config)
     if isinstance(model, RevColV2Config):
         return model.reversible != "off"
-    return model.activation_checkpointing is not False
+    return model.activation_checkpointing
 
 
-def _with_checkpointing(config: AnyRun, on: bool) -> AnyRun:
+def _with_checkpointing(config: AnyRun, setting: ActivationCheckpointing) -> AnyRun:
     if isinstance(config, ContrastiveConfig):
-        vision = replace(config.model.vision, activation_checkpointing=on)
-        text = replace(config.model.text, activation_checkpointing=on)
+        vision = replace(config.model.vision, activation_checkpointing=setting)
+        text = replace(config.model.text, activation_checkpointing=setting)
         return replace(config, model=replace(config.model, vision=vision, text=text))
     if isinstance(config.model, RevColV2Config):
         chained = config.model.reversible == "chain"
-        mode: Reversible = ("chain" if chained else "column") if on else "off"
+        mode: Reversible = ("chain" if chained else "column") if setting else "off"
         return replace(config, model=replace(config.model, reversible=mode))
-    return replace(config, model=replace(config.model, activation_checkpointing=on))
+    return replace(config, model=replace(config.model, activation_checkpointing=setting))
