@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.distributed.processes import together
 from unveil.config import (
     ClassificationConfig,
     ClipTarget,
@@ -18,7 +19,8 @@ from unveil.config import (
 from unveil.config.data import DataConfig
 from unveil.engine import Parallel, Precision
 from unveil.models.vit import ViT
-from unveil.planning.bench import PHASES, bench, flops_per_image
+from unveil.planning import matrix_rate as matrix_rates
+from unveil.planning.bench import PHASES, Measured, bench, flops_per_image
 from unveil.planning.example_images import SIZE, ExampleImages
 from unveil.planning.matrix_rate import matrix_rate
 from unveil.planning.teachers import CLIP_TOWERS
@@ -58,6 +60,33 @@ def test_a_pretraining_step_with_a_teacher_of_random_weights(on_timm: bool, monk
     assert found.mfu == pytest.approx(found.images_per_second * found.flops_per_image / found.matrix_rate)
     assert found.as_json()["mfu"] == found.mfu
     assert found.peak_bytes > 10**8
+
+
+def by_several(kinds: tuple[str, ...]) -> dict[str, Measured]:
+    """Of pre-training on pixels, by kind of parallelism."""
+    matrix_rates.SECONDS, matrix_rates.SIZES = 1e-9, {"cpu": (64,), "cuda": (64,)}
+    found = {}
+    with Parallel.start("cpu") as parallel:
+        for kind in kinds:
+            config = PretrainConfig(
+                recipe="x",
+                model=MODEL,
+                target=PixelTarget(),
+                optimization=replace(OPTIMIZATION, global_batch_size=8),
+                engine=replace(ENGINE, parallel=kind),
+                data=DATA,
+            )
+            found[kind] = bench(config, ExampleImages(40, 1), parallel=parallel, steps=2, warm_up=1)
+    return found
+
+
+def test_two_processes_are_measured_in_each_kind_of_parallelism() -> None:
+    kinds = ("ddp", "zero1", "fsdp")
+    for found in together(2, by_several, kinds):
+        assert tuple(found) == kinds
+        for measured in found.values():
+            assert measured.processes == 2 and measured.images_per_second == pytest.approx(8 / measured.step_seconds)
+            assert all(measured.seconds[phase] > 0 for phase in ("forward", "backward", "communication", "optimizer"))
 
 
 def test_a_classification_step_has_no_teacher() -> None:

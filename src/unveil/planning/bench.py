@@ -26,7 +26,8 @@ from unveil.config import (
 from unveil.data.sources.base import Source
 from unveil.engine import Batch, Parallel, Precision, build_optimizer
 from unveil.engine.averaging import WeightAverage
-from unveil.engine.compilation import compile_task
+from unveil.engine.compilation import compile_task, use_deterministic_kernels
+from unveil.engine.copies import copied_ahead
 from unveil.engine.step import finish_gradients
 from unveil.engine.task import move
 from unveil.models.vit import ViT
@@ -93,18 +94,24 @@ def bench(
     if parallel.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(parallel.device)
+    if config.engine.deterministic and parallel.device.type == "cuda":
+        use_deterministic_kernels()
     stepper = _Stepper(config, source, parallel, on_timm=on_timm)
-    several = parallel.world_size > 1
-    batches = stepper.steps(0, warm_up + (3 if several else 2) * steps)
+    several, first = parallel.world_size > 1, warm_up + steps
+    # As in training the next batch is copied while this one is computed; one part after the other it cannot be.
+    ahead = copied_ahead(stepper.steps(0, first), parallel.device)
     for _ in range(warm_up):
-        stepper.step(batches)
-    whole = [_timed(lambda: stepper.step(batches), parallel.device) for _ in range(steps)]
+        stepper.step(ahead)
+    whole = [_timed(lambda: stepper.step(ahead), parallel.device) for _ in range(steps)]
+    batches = stepper.steps(first, first + (2 if several else 1) * steps)
     split = [stepper.step(batches, split=True) for _ in range(steps)]
-    alone = [stepper.step(batches, split=True, exchange=False) for _ in range(steps if several else 0)]
+    peak = peak_bytes(parallel.device)
+    # Last, since under fsdp gradients that nobody was sent lie there whole from then on.
+    alone = [stepper.backward_alone(batches) for _ in range(steps if several else 0)]
     seconds: dict[Phase, float] = {phase: statistics.median(step[phase] for step in split) for phase in PHASES}
     if alone:
         # What the exchange adds to a backward pass that it mostly runs beside.
-        own = min(seconds["backward"], statistics.median(step["backward"] for step in alone))
+        own = min(seconds["backward"], statistics.median(alone))
         seconds["communication"] += seconds["backward"] - own
         seconds["backward"] = own
     step_seconds = statistics.median(whole)
@@ -114,7 +121,7 @@ def bench(
         step_seconds=step_seconds,
         flops_per_image=flops,
         matrix_rate=matrix_rate(stepper.precision),
-        peak_bytes=peak_bytes(parallel.device),
+        peak_bytes=peak,
         seconds=seconds,
         processes=parallel.world_size,
     )
@@ -163,13 +170,40 @@ class _Stepper:
         if config.engine.compile:
             compile_task(task, parallel.device, sharded=parallel.shards(config.engine))
 
-    def step(self, batches: Iterator[list[Batch]], *, split: bool = False, exchange: bool = True) -> dict[Phase, float]:
+    def step(self, batches: Iterator[list[Batch]], *, split: bool = False) -> dict[Phase, float]:
         """One step; with `split` the seconds of its parts, each waited for."""
+        clock = self._clock(split=split)
+        total = self._backpropagate(batches, clock, exchange=True)
+        self.parallel.sum_(total)
+        clock.lap("communication")
+        self.scaler.unscale_(self.optimizer)
+        factor = self.parallel.world_size * self.config.optimization.global_batch_size / total
+        finish_gradients(self.parameters, factor.float(), self.config.optimization.clip_gradient_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update()
+        if isinstance(self.config, PretrainConfig):
+            self.task.after_step(True, self.parallel.sum_)
+        clock.lap("optimizer")
+        return clock.seconds
+
+    def backward_alone(self, batches: Iterator[list[Batch]]) -> float:
+        """Seconds of backward of one step whose gradients stay with this process and are thrown away."""
+        clock = self._clock(split=True)
+        self._backpropagate(batches, clock, exchange=False)
+        self.optimizer.zero_grad(set_to_none=True)
+        return clock.seconds["backward"]
+
+    def _clock(self, *, split: bool) -> "_Clock":
         self.split = split
-        clock = _Clock(self.parallel.device, split=split)
+        return _Clock(self.parallel.device, split=split)
+
+    def _backpropagate(self, batches: Iterator[list[Batch]], clock: "_Clock", *, exchange: bool) -> Tensor:
+        """The next step's micro-batches; how many samples counted."""
         micro_batches = next(batches)
         clock.lap("data")
-        size = self.config.optimization.global_batch_size
         total = torch.zeros((), device=self.parallel.device, dtype=torch.float64)
         for number, batch in enumerate(micro_batches, start=1):
             last = exchange and number == len(micro_batches)
@@ -182,23 +216,10 @@ class _Stepper:
                 clock.lap("forward")
                 clock.seconds["teacher"] += self.teacher_seconds
                 clock.seconds["forward"] -= self.teacher_seconds
-                self.scaler.scale(loss / size).backward()
+                self.scaler.scale(loss / self.config.optimization.global_batch_size).backward()
                 clock.lap("backward")
             total += count.detach()
-        self.parallel.sum_(total)
-        clock.lap("communication")
-        self.scaler.unscale_(self.optimizer)
-        factor = self.parallel.world_size * size / total
-        finish_gradients(self.parameters, factor.float(), self.config.optimization.clip_gradient_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update()
-        if isinstance(self.config, PretrainConfig):
-            self.task.after_step(True, self.parallel.sum_)
-        clock.lap("optimizer")
-        return clock.seconds
+        return total
 
     def _watch_teacher(self, task: nn.Module) -> None:
         """Time what the task asks of its teacher, inside its forward pass."""
