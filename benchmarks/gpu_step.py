@@ -4,7 +4,7 @@ The student has the CLIP-L/14-shaped teacher beside it (random weights cost the 
 size. Parts can be chosen; each prints a table, and all is written with --json FILE.
 
     steps       images/s, MFU against the measured matrix rate, peak memory, time split: EVA-g, ViT-L, ViT-B; eager,
-                compiled, on timm's blocks
+                compiled, on timm's blocks (EVA-g: those of its eva_giant_patch14_224)
     data        EVA-g's teacher and a ViT-B with crops, then JPEGs too, made on the device
     attention   forward and backward of EVA-g's heads of 88, as they are and padded to 96 and 128
     graphs      a ViT-B's forward and backward: eager, compiled, compiled with CUDA graphs ("reduce-overhead")

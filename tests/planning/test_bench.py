@@ -1,8 +1,10 @@
 """Measuring a step: what is there to be read, on the tiniest networks; never how fast it was."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
+import timm
 import torch
 
 from tests.distributed.processes import together
@@ -24,7 +26,7 @@ from unveil.planning.bench import PHASES, Measured, bench, flops_per_image
 from unveil.planning.example_images import SIZE, ExampleImages
 from unveil.planning.matrix_rate import matrix_rate
 from unveil.planning.teachers import CLIP_TOWERS
-from unveil.planning.timm_blocks import use_timm_blocks
+from unveil.planning.timm_blocks import TimmBlock, use_timm_blocks
 
 MODEL = ViTConfig(image_size=32, patch_size=16, width=16, depth=2, heads=2, mlp_width=32, drop_path=0.1)
 OPTIMIZATION = OptimizationConfig(global_batch_size=4, micro_batch_size=2, steps=10, warmup_steps=0)
@@ -103,18 +105,35 @@ def test_a_classification_step_has_no_teacher() -> None:
     assert found.seconds["teacher"] == 0.0 < found.seconds["forward"]
 
 
-def test_timms_blocks_do_the_same_arithmetic_and_refuse_relative_positions() -> None:
+@pytest.mark.parametrize("qkv_bias", ["query_and_value", "all", "none"])
+def test_timms_blocks_do_the_same_arithmetic_with_as_many_parameters(
+    qkv_bias: Literal["query_and_value", "all", "none"],
+) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     counts = []
     for theirs in (False, True):
-        network = ViT(MODEL)
+        network = ViT(replace(MODEL, qkv_bias=qkv_bias))
         if theirs:
             use_timm_blocks(network)
         with FlopCounterMode(display=False) as counter:
             network(torch.zeros(1, 3, 32, 32)).cls.sum().backward()
-        counts.append(counter.get_total_flops())
+        counts.append((counter.get_total_flops(), sum(value.numel() for value in network.parameters())))
     assert counts[0] == counts[1]
+
+
+def test_of_eva_they_are_those_of_timms_eva() -> None:
+    sizes = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_ratio": 2}
+    theirs = timm.create_model("eva_giant_patch14_224", **sizes)
+    network = ViT(MODEL)
+    use_timm_blocks(network)
+    assert isinstance(network.blocks[0], TimmBlock)
+    # With the drop path of MODEL, which has no weights.
+    assert network.blocks[0].block.load_state_dict(theirs.blocks[0].state_dict())
+    assert type(network.blocks[0].block) is type(theirs.blocks[0])
+
+
+def test_timms_blocks_refuse_relative_positions() -> None:
     with pytest.raises(UnveilError, match="relative positions"):
         use_timm_blocks(ViT(replace(MODEL, relative_positions="shared")))
 

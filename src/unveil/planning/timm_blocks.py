@@ -11,14 +11,19 @@ from unveil.models.vit import ViT
 
 
 class TimmBlock(nn.Module):
-    """timm's block where ours was: it draws its drop path itself, and knows no bias of its attention."""
+    """timm's block where ours was: it draws its drop path itself, and knows no bias of its attention.
+
+    Of networks without a bias of the keys it is that of timm's EVA (`eva_giant_patch14_224`), else that of its ViT.
+    """
 
     def __init__(self, backbone: ViT, drop_path: float) -> None:
         super().__init__()
-        from timm.models.vision_transformer import Block as TheirBlock
+        from timm.models.eva import EvaBlock
+        from timm.models.vision_transformer import Block as ViTBlock
 
         config = backbone.config
-        self.block = TheirBlock(
+        their_block = EvaBlock if config.qkv_bias == "query_and_value" else ViTBlock
+        self.block = their_block(
             config.width,
             config.heads,
             mlp_ratio=config.mlp_width / config.width,
