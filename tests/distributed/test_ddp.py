@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -208,3 +210,48 @@ def test_a_process_that_hangs_is_waited_for_so_long_only() -> None:
     assert isinstance(waited, UnveilError)
     assert "process 0 of 2 lost process 1 in step 3 of 6" in str(waited)
     assert isinstance(hung, UnveilError), "and when it wakes up, it finds itself alone"
+
+
+def hanging_writer(out: Path, *, altogether: bool) -> tuple[str, bool]:
+    """The second process hangs while it writes the checkpoint of step 2: its writing thread, or all of it. What the
+    first one says, and whether it still writes then."""
+    hangs = threading.Event()
+
+    def forever(*_: Any, **__: Any) -> None:
+        hangs.set()
+        time.sleep(20)
+
+    def steps(first: int, last: int) -> Any:
+        for batches in Steps(parallel=parallel)(first, last):
+            if hangs.is_set() and altogether:
+                time.sleep(20)
+            yield batches
+            time.sleep(0.3)
+
+    with pytest.MonkeyPatch.context() as patch, Parallel.start("cpu") as parallel:
+        if parallel.rank == 1:
+            patch.setattr("unveil.engine.pieces.save_file", forever)
+        patch.setattr("unveil.engine.parallel.WRITING", 4 if altogether else 1)
+        with RunFolder.open(out, config={}, data={"order": "counting", "parts": {}}, parallel=parallel) as run:
+            try:
+                train(
+                    Regression(),
+                    steps,
+                    optimization=optimization(40),
+                    settings=settings(timeout_minutes=0.05, checkpoint_every=2, parallel="zero1"),
+                    parallel=parallel,
+                    run=run,
+                )
+            except UnveilError as error:
+                return str(error), any(thread.name == "checkpoint" for thread in threading.enumerate())
+    return "all is well", False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("altogether", [True, False])
+def test_a_process_that_hangs_while_it_writes_is_not_waited_for_longer(altogether: bool, tmp_path: Path) -> None:
+    said, still_writes = together(2, partial(hanging_writer, altogether=altogether), tmp_path / "run")[0]
+    assert "process 0 of 2 lost process 1" in said and "of 40" in said
+    # Lost in a step, nobody waits for the writing; or it was the writing that was lost.
+    assert still_writes == altogether
+    assert not list((tmp_path / "run/checkpoints").glob("step_*"))

@@ -54,6 +54,16 @@ def kill_writer(run: Path) -> int:
     return int(writer[1])
 
 
+def kill_other(run: Path, torchrun: int) -> None:
+    """Kills the one of torchrun's two processes that does not write the run."""
+    writer = re.match(r"process (\d+) ", (run / "lock").read_text())
+    assert writer is not None
+    both = [int(pid) for file in Path(f"/proc/{torchrun}/task").glob("*/children") for pid in file.read_text().split()]
+    (other,) = set(both) - {int(writer[1])}
+    assert len(both) == 2
+    os.killpg(os.getpgid(other), signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def unbroken(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
@@ -123,15 +133,18 @@ def test_two_processes_go_on_as_one_with_other_workers(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("parallel", "dies"), [("ddp", "writer"), ("zero1", "other"), ("fsdp", "writer")])
 def test_torchrun_gives_the_command_again_when_a_process_dies(
-    parallel: str, photos: Path, unbroken: Path, tmp_path: Path
+    parallel: str, dies: str, photos: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     command = ("pretrain", photos, "--out", run, *QUICK, *RUN, "--parallel", parallel)
     process = start(*command, launcher=(*TWO_PROCESSES, "--max-restarts=1"))
     wait_for(8, run, lambda: process.poll() is None)
-    kill_writer(run)
+    if dies == "writer":
+        kill_writer(run)
+    else:
+        kill_other(run, process.pid)
     finish(process)
     assert "going on after step" in (run / "log.txt").read_text()
     for ours, reference in zip(course(run), course(unbroken), strict=True):

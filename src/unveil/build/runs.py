@@ -68,6 +68,7 @@ def train_run(
         UnveilError: another run is in the folder, and whatever `train` raises.
     """
     engine = config.engine
+    parallel.wait_at_most(engine.timeout_minutes)
     sinks, folder = watchers, None
     if out is not None:
         sinks = (*build_sinks(out, engine.trackers, to_json(config)), *watchers)

@@ -131,7 +131,8 @@ class EngineConfig:
     """With fsdp: so many processes of neighbouring ranks, such as those of one machine, divide the weights among them,
     and every such group has all of them; None = one group of all."""
     timeout_minutes: float = 15.0
-    """A process that waits longer for the others fails, so that one that hangs or died leaves nobody waiting."""
+    """A process that waits longer for the others fails, so that one that hangs or died leaves nobody waiting. While a
+    checkpoint is written it waits four times as long; until the images have been found, 15 minutes."""
     compile: bool = False
     deterministic: bool = False
     """On CUDA: only deterministic kernels, so that resuming is exact to the bit."""

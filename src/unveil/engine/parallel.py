@@ -22,6 +22,8 @@ Answer = TypeVar("Answer")
 
 SECONDS_TO_FIND_OUT = 3.0
 """Between the first process that finds another one missing and the last."""
+WRITING = 4
+"""A checkpoint may keep the others waiting so many times as long as anything else."""
 
 
 @runtime_checkable
@@ -91,8 +93,7 @@ class Parallel:
             timeout=timeout,
             device_id=chosen if kind == "cuda" else None,
         )
-        # Writing may take long; that a process has died the others notice at once all the same.
-        background = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
+        background = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=WRITING * timeout))
         try:
             parallel = Parallel(chosen, rank, world_size, background=background, store=store)
             with parallel.naming():
@@ -113,6 +114,13 @@ class Parallel:
         """The same processes on their second line, for a thread: its exchanges must not mix with those of training."""
         return replace(self, group=self.background)
 
+    def wait_at_most(self, minutes: float) -> None:
+        """How long this process waits for the others from now on; while a checkpoint is written, `WRITING` times so
+        long. (Until this is called 15 minutes.)"""
+        if self.world_size > 1:
+            set_timeout(timedelta(minutes=minutes), None)
+            set_timeout(WRITING * timedelta(minutes=minutes), self.background)
+
     def shards(self, settings: EngineConfig) -> bool:
         """Whether the weights are divided among the processes."""
         return settings.parallel == "fsdp" and self.world_size > 1
@@ -132,12 +140,11 @@ class Parallel:
         """
         if self.world_size == 1:
             return task
-        timeout = timedelta(minutes=settings.timeout_minutes)
-        set_timeout(timeout, None)
+        self.wait_at_most(settings.timeout_minutes)
         if self.shards(settings):
             from unveil.engine.sharding import Sharded
 
-            group = settings.shard_group or self.world_size
+            group, timeout = settings.shard_group or self.world_size, timedelta(minutes=settings.timeout_minutes)
             return Sharded(task, self.device, group=group, reshard=settings.reshard_after_forward, timeout=timeout)
         on_gpu = self.device.type == "cuda"
         return DistributedDataParallel(
@@ -159,9 +166,9 @@ class Parallel:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            if self.world_size == 1 or not (isinstance(error, dist.DistError) or "gloo" in reason):
+            if self.world_size == 1 or not lost_others(error):
                 raise
+            reason = str(error).partition("\n")[0]
             silent = " and ".join(f"process {rank}" for rank in self._silent()) or "the others"
             raise UnveilError(
                 f"process {self.rank} of {self.world_size} lost {silent}{place()}: dead, or hanging ({reason}). The "
@@ -229,6 +236,12 @@ class Parallel:
         if failure is not None:
             raise failure
         return [answer for answer, _ in outcomes]
+
+
+def lost_others(error: BaseException) -> bool:
+    """Whether it is that of an exchange to which another process did not come."""
+    told = isinstance(error, dist.DistError) or "gloo" in str(error).partition("\n")[0]
+    return isinstance(error, RuntimeError) and told
 
 
 def is_sharded(tensor: Tensor) -> bool:

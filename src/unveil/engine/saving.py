@@ -1,9 +1,9 @@
 """What a run needs to go on: taken from the objects that train it, written while they train on, and put back."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from threading import Thread
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from unveil.engine.averaging import WeightAverage
 from unveil.engine.checkpoint import Checkpoint
 from unveil.engine.optimizer import load_state_by_name, parameters_by_name, state_by_name
-from unveil.engine.parallel import Parallel
+from unveil.engine.parallel import Parallel, lost_others
 from unveil.engine.run_folder import RunFolder
 from unveil.engine.task import Task
 
@@ -88,26 +88,44 @@ class Background:
     """Does one thing at a time beside training."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._doing: Future[Any] | None = None
+        self._thread: Thread | None = None
+        self._failure: BaseException | None = None
 
     def do(self, action: Callable[[], Any]) -> None:
         """Begin it; what was begun before must have finished."""
-        self._doing = self._thread.submit(action)
+
+        def run() -> None:
+            try:
+                action()
+            except BaseException as failure:
+                self._failure = failure
+
+        # As a daemon it keeps no process alive that has lost the others, for which writing would wait, too.
+        self._thread = Thread(target=run, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was begun is done or has failed."""
+        if self._thread is not None:
+            self._thread.join()
 
     def finish(self) -> None:
         """Wait for what was begun; raises what that raised."""
-        doing, self._doing = self._doing, None
-        if doing is not None:
-            doing.result()
+        self.wait()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
 
 @contextmanager
 def background() -> Iterator[Background]:
-    """One that has finished when the block is left. Of two failures the block's own counts."""
+    """One that has finished when the block is left, unless another process was lost. Of two failures the block's own
+    counts."""
     beside = Background()
     try:
         yield beside
-        beside.finish()
-    finally:
-        beside._thread.shutdown()
+    except BaseException as failure:
+        if not lost_others(failure):
+            beside.wait()
+        raise
+    beside.finish()

@@ -35,7 +35,7 @@ def upload(system: fsspec.AbstractFileSystem, tars: list[Path]) -> None:
 
 
 def seen(source, workers: int = 0, steps: range = range(8)) -> list[tuple[list[int], bytes]]:
-    """Sample numbers and pixels of steps of 4; two passes over 16 samples are 8 steps."""
+    """Sample numbers and pixels of steps of 3, of which a pass over 15 samples has 5."""
     loader = TrainingLoader(
         source,
         lambda sample, _: {"pixels": np.asarray(sample.image)},
