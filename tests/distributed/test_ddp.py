@@ -238,7 +238,7 @@ def hanging_writer(out: Path, *, altogether: bool) -> tuple[str, bool]:
                     Regression(),
                     steps,
                     optimization=optimization(40),
-                    settings=settings(timeout_minutes=0.05, checkpoint_every=2, parallel="zero1"),
+                    settings=settings(timeout_minutes=0.1, checkpoint_every=2, parallel="zero1"),
                     parallel=parallel,
                     run=run,
                 )
