@@ -105,6 +105,7 @@ def test_configurations_of_other_commands() -> None:
         ("optimization.epochs=nan", "expected float or none"),
         ("optimization.epochs=inf", "expected float or none"),
         ("data.flip=perhaps", "data.flip=perhaps: expected bool"),
+        ("model.activation_checkpointing=some", "expected bool or int or selective"),
         ("engine.precision=fp8", "expected one of auto, fp32, bf16, fp16"),
         ("engine.trackers=wandb,mlflow", "mlflow: expected one of tensorboard, wandb, trackio"),
         ("optimization.optimizer.betas=0.9", "betas=0.9: expected 2 of float, with commas between"),

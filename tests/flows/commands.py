@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from unveil.cli.main import main
 
 QUICK = ("--recipe", "tiny_cpu", "--teacher", "pixels", "--workers", 0, "--set", "engine.trackers=")
 """No timm, no TensorBoard, no other process: a run takes a second."""
@@ -41,6 +44,14 @@ def start(*arguments: object, launcher: tuple[str, ...] = (), **options: Any) ->
     return subprocess.Popen(
         command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True, **options
     )
+
+
+def command_here(*arguments: str) -> int:
+    """Runs a command in this process, as several started by hand do; its exit status."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

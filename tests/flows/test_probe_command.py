@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.distributed.processes import together
-from tests.flows.commands import Answer, Unveil, save_photo
+from tests.flows.commands import Answer, Unveil, command_here, save_photo
 from unveil.cli.main import main
 from unveil.config import ViTConfig
 from unveil.config.serialize import to_json
@@ -104,17 +104,10 @@ def test_the_same_command_gives_the_same_again(unveil: Unveil, scenes: Path, wei
     assert changed.status == 1 and "engine.seed: 0 in the run, 5 asked" in changed.complaint
 
 
-def probe_here(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_two_processes(scenes: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "probe"
     arguments = ("probe", scenes, "--model", weights, "--out", out, "--method", "linear", "knn", "--steps", 3, *QUICK)
-    assert together(2, probe_here, *map(str, arguments)) == [0, 0]
+    assert together(2, command_here, *map(str, arguments)) == [0, 0]
     assert json.loads((out / "report.json").read_text())["methods"]["knn"]["images"] == 30
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 
 from tests.distributed.processes import together
-from tests.flows.commands import Unveil
+from tests.flows.commands import Unveil, command_here
 from unveil.cli.main import main
 from unveil.config import RevColV2Config, ViTConfig
 from unveil.config.serialize import to_json
@@ -119,17 +119,10 @@ def test_the_whole_way(unveil: Unveil, scenes: Path, run: Path, tmp_path: Path) 
     assert other.status == 1 and "another configuration (levels: " in other.complaint
 
 
-def probe_here(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
-
-
 def test_two_processes_measure_as_one(scenes: Path, run: Path, tmp_path: Path) -> None:
     arguments = ("probe", scenes, "--model", run, "--levels", "--method", "knn", "--labels", 20, "--draws", 2, *QUICK)
-    assert probe_here(*map(str, (*arguments, "--out", tmp_path / "one"))) == 0
-    assert together(2, probe_here, *map(str, (*arguments, "--out", tmp_path / "two"))) == [0, 0]
+    assert command_here(*map(str, (*arguments, "--out", tmp_path / "one"))) == 0
+    assert together(2, command_here, *map(str, (*arguments, "--out", tmp_path / "two"))) == [0, 0]
     one, two = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two"))
     assert one["draws"] == 2 and "deviation_of_top1" in one["levels"][0]["methods"]["knn"]
     for here, there in zip(one["levels"], two["levels"], strict=True):

@@ -104,7 +104,8 @@ def _parse(hint: Any, text: str, name: str) -> Any:
 
 def _describe(option: Any) -> str:
     if typing.get_origin(option) is typing.Literal:
-        return "one of " + ", ".join(map(str, typing.get_args(option)))
+        names = [str(name) for name in typing.get_args(option)]
+        return names[0] if len(names) == 1 else "one of " + ", ".join(names)
     if typing.get_origin(option) is tuple:
         inner, *others = typing.get_args(option)
         return f"{'several' if others == [...] else 1 + len(others)} of {_describe(inner)}, with commas between"

@@ -103,9 +103,12 @@ def _column(
     finest: int = 0,
     chained: bool = False,
 ) -> _Column:
-    """Args:
-    finest: level on which the task depends.
-    chained: the finer ones are computed, too.
+    """One of a half's columns.
+
+    Args:
+        held: cells that it has, by level; `whole`: all that there are.
+        finest: level on which the task depends.
+        chained: the finer levels are computed, too, without gradients.
     """
     count = len(config.widths)
     every = [

@@ -129,25 +129,20 @@ def mae_large_probe_in1k() -> ProbeConfig:
 
 
 def _base(*, drop_path: float = 0.0) -> ViTConfig:
-    return ViTConfig(
-        patch_size=16,
-        width=768,
-        depth=12,
-        heads=12,
-        mlp_width=3072,
-        drop_path=drop_path,
-        position_init="sine_cosine",
-        qkv_bias="all",
-    )
+    return _vit(width=768, depth=12, heads=12, drop_path=drop_path)
 
 
 def _large(*, drop_path: float = 0.0) -> ViTConfig:
+    return _vit(width=1024, depth=24, heads=16, drop_path=drop_path)
+
+
+def _vit(*, width: int, depth: int, heads: int, drop_path: float) -> ViTConfig:
     return ViTConfig(
         patch_size=16,
-        width=1024,
-        depth=24,
-        heads=16,
-        mlp_width=4096,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_width=4 * width,
         drop_path=drop_path,
         position_init="sine_cosine",
         qkv_bias="all",
