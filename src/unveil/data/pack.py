@@ -198,14 +198,16 @@ def _prepare(
     manifest["source"] = source.digest()
     file = out / MANIFEST
     if not file.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and any(not entry.match(f".{MANIFEST}.*.writing") for entry in out.iterdir()):
             raise UnveilError(f"{out} holds other files; give --to a new folder")
-        (out / CONTENTS).mkdir(parents=True)
-        if classes is not None:
-            _write_text(out / CLASSES_FILE, "".join(f"{name}\n" for name in classes))
+        out.mkdir(parents=True, exist_ok=True)
+        # Before anything else: a folder with a manifest is known again, however little of the rest was written.
         _write_text(file, json.dumps(manifest, indent=2) + "\n")
     elif changed := _differences(_read_manifest(file), manifest):
         raise UnveilError(f"{out} was begun with other {changed}; give --to a new folder, or the old command")
+    (out / CONTENTS).mkdir(exist_ok=True)
+    if classes is not None:
+        _write_text(out / CLASSES_FILE, "".join(f"{name}\n" for name in classes))
     for left in out.rglob(".*.writing"):
         left.unlink()
 

@@ -72,7 +72,7 @@ class RemoteTar:
         data = read_if_there(index_place(self.url.encode()).decode())
         if data is None:
             return None
-        temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.writing")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(data)

@@ -139,7 +139,7 @@ def load_index(place: Path, stamp: tuple[int, ...]) -> TarIndex | None:
 
 def save_index(place: Path, stamp: tuple[int, ...], index: TarIndex) -> bool:
     """Whether the folder could be written to; if not, the same scan is needed next time, nothing else."""
-    temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.writing")
     names = int(index.table()["name_size"].sum())
     said = {"version": VERSION, "stamp": stamp, "count": index.count, "loss": index.loss}
     said |= {name: getattr(index, name) for name in _TEXTS} | {"left_out": list(index.left_out)}
