@@ -4,12 +4,13 @@ import multiprocessing
 import os
 import pickle
 import queue
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+import torch.distributed as dist
 
 from unveil.config import UnveilError
 
@@ -33,11 +34,11 @@ def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[
 
     Anything else that a process raises fails the test with its traceback.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # As under torchrun, which keeps the place where processes meet: a port that is only picked here may be somebody
+    # else's when they come.
+    meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     answers = CONTEXT.Queue()
-    processes = [start(_run, rank, count, port, answers, function, arguments) for rank in range(count)]
+    processes = [start(_run, rank, count, meeting.port, answers, function, arguments) for rank in range(count)]
     found: dict[int, Any] = {}
     deadline = time.monotonic() + SECONDS
     alive = True
@@ -63,7 +64,12 @@ def together(count: int, function: Callable[..., Any], *arguments: Any) -> list[
 
 def _run(rank: int, count: int, port: int, answers: Any, function: Callable[..., Any], arguments: Any) -> None:
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(count),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
     )
     try:
         answer, failure = function(*arguments), None

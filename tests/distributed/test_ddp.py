@@ -193,14 +193,14 @@ def hanging_process() -> None:
         def slowly(first: int, last: int) -> Any:
             for step, batches in enumerate(Steps(parallel=parallel)(first, last), first):
                 if step == 2 and parallel.rank == 1:
-                    time.sleep(8)
+                    time.sleep(12)
                 yield batches
 
         train(
             Regression(),
             slowly,
             optimization=optimization(),
-            settings=settings(timeout_minutes=0.05),
+            settings=settings(timeout_minutes=0.1),
             parallel=parallel,
         )
 
