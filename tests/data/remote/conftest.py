@@ -2,11 +2,10 @@
 
 import itertools
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import fsspec
 import pytest
@@ -75,16 +74,13 @@ def s3() -> Iterator[Callable[[str, Path], None]]:
             return [b""]
         return application(environment, start_response)
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = make_server("127.0.0.1", port, every_third_fails, threaded=True)
+    server = make_server("127.0.0.1", 0, every_third_fails, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
@@ -98,3 +94,36 @@ def s3() -> Iterator[Callable[[str, Path], None]]:
         else:
             os.environ[name] = value
     type(system).clear_instance_cache()
+
+
+class WebServer(NamedTuple):
+    """A web server of this machine that fails at every third question for a tar, HEAD as well as GET."""
+
+    address: str
+    folder: Path
+    """What it serves; below `whole/` without regard to the range asked for, below `secret/` and `down/` never."""
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    from flask import Flask, Response, abort, request, send_from_directory
+    from werkzeug.serving import make_server
+
+    application, numbers, folder = Flask(__name__), itertools.count(1), tmp_path / "served"
+    folder.mkdir()
+
+    @application.get("/<path:name>")
+    def get(name: str) -> Response:
+        if name.startswith("secret/"):
+            abort(403)
+        if name.startswith("down/") or (name.endswith(".tar") and next(numbers) % 3 == 0):
+            abort(503)
+        # Without an ETag, like the plainest of servers: only the time tells versions apart.
+        return send_from_directory(
+            folder, name, etag=False, conditional=not (name.startswith("whole/") and "Range" in request.headers)
+        )
+
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield WebServer(f"http://127.0.0.1:{server.server_port}", folder)
+    server.shutdown()

@@ -1,6 +1,9 @@
 """Shards in a store: the same samples as from the disk, though every third read fails."""
 
+import os
 import pickle
+import shutil
+import tarfile
 from pathlib import Path
 
 import fsspec
@@ -10,6 +13,7 @@ import pytest
 from unveil.config import UnveilError
 from unveil.data.loader import TrainingLoader
 from unveil.data.remote import store
+from unveil.data.sources.base import UnreadableSample
 from unveil.data.sources.labelled import open_labelled
 from unveil.data.sources.open import open_images
 from unveil.data.sources.shards import ShardSource
@@ -159,3 +163,68 @@ def test_an_s3_server_that_fails_every_third_read(s3, tars: list[Path]) -> None:
         assert seen(open_images([pattern]), 2, range(10)) == expected
     with pytest.raises(UnveilError, match="no such file"):
         open_images(["s3://bucket/shards/9.tar"])
+
+
+def serve(folder: Path, tars: list[Path]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in tars[0].parent.iterdir():
+        shutil.copy2(path, folder)
+
+
+def test_a_web_server_that_fails_every_third_time(web, tars: list[Path]) -> None:
+    serve(web.folder, tars)
+    expected = seen(ShardSource(tars), 0, range(10))
+    assert seen(open_images([web.address + "/{000..002}.tar"]), 2, range(10)) == expected
+
+
+def test_a_tar_changed_on_a_web_server_is_not_taken_from_the_cache(web, tars: list[Path], photo) -> None:
+    serve(web.folder, tars)
+    address = [f"{web.address}/000.tar"]
+    assert np.array_equal(np.asarray(open_images(address)[0].image), np.asarray(photo(0)))
+    # As large as before, at another time: all that this server says of it.
+    with tarfile.open(web.folder / "000.tar") as tar:
+        first = tar.getmembers()[0]
+    data = bytearray((web.folder / "000.tar").read_bytes())
+    data[first.offset_data : first.offset_data + first.size] = bytes(first.size)
+    (web.folder / "000.tar").write_bytes(data)
+    os.utime(web.folder / "000.tar", (2_000_000_000, 2_000_000_000))
+    changed = open_images(address)
+    assert changed.stamp(0).modified == 2_000_000_000 * 10**9
+    with pytest.raises(UnreadableSample):
+        changed[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("9.tar", "9.tar: there is no such file; check the address"),
+        ("secret/000.tar", r"secret/000.tar: the server refuses it \(HTTP 403\); check the address and your access"),
+        ("whole/000.tar", "whole/000.tar: the server sends whole files only .* use one that answers Range requests"),
+    ],
+)
+def test_web_addresses_that_cannot_be_read_are_told_at_once(
+    web, tars: list[Path], monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    serve(web.folder / "whole", tars)
+    tries: list[float] = []
+    monkeypatch.setattr(store.time, "sleep", tries.append)
+    with pytest.raises(UnveilError, match=message):
+        open_images([f"{web.address}/{name}"])[0]
+    assert len(tries) <= 2, "one 503 or two on the way, not ten tries"
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://127.0.0.1:9/000.tar", "Cannot connect to host .*, 10 times in a row"),
+        ("{web}/down/000.tar", "000.tar: the server answers HTTP 503, 10 times in a row; when the store answers again"),
+    ],
+)
+def test_a_web_server_that_does_not_answer_is_asked_again(
+    web, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    tries: list[float] = []
+    monkeypatch.setattr(store.time, "sleep", tries.append)
+    with pytest.raises(UnveilError, match=message):
+        open_images([address.format(web=web.address)])
+    assert len(tries) == 9

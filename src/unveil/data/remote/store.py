@@ -5,8 +5,10 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unveil.config.errors import UnveilError
@@ -28,9 +30,15 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "h
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotImplementedError)
-_VERSIONS = ("ETag", "etag", "md5Hash", "crc32c", "LastModified", "last_modified", "updated", "mtime", "created")
+_TIMES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
+_VERSIONS = ("ETag", "etag", "md5Hash", "crc32c", *_TIMES)
 """What file systems call that by which another content is told from this one."""
-_TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
+_DENIED, _MISSING, _TRY_LATER = (401, 403), (404, 410), (408, 425, 429)
+"""HTTP's answers."""
+
+
+class _WholeFileError(OSError):
+    """A web server took no notice of which part was asked for."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ def read_range(url: str, start: int, size: int) -> bytes:
 
     def read(system: "AbstractFileSystem", path: str) -> bytes:
         data = system.cat_file(path, start=start, end=start + size)
+        if len(data) > size:
+            raise _WholeFileError(f"the server sends whole files only ({len(data):,} bytes for {size:,})")
         if len(data) != size:
             raise OSError(f"{len(data):,} bytes came where {size:,} were asked for")
         return data
@@ -75,7 +85,7 @@ def read_if_there(url: str) -> bytes | None:
     try:
         return _insist(url, lambda system, path: system.cat_file(path))
     except UnveilError as error:
-        if isinstance(error.__cause__, _FINAL):
+        if error.__cause__ is not None and _is_final(error.__cause__):
             return None
         raise
 
@@ -120,7 +130,11 @@ def _insist(url: str, read: Callable[["AbstractFileSystem", str], T]) -> T:
             raise
         except Exception as error:
             # Every back-end has exceptions of its own for a connection that broke.
-            if isinstance(error, _FINAL) or "Credentials" in type(error).__name__:
+            if isinstance(error, _WholeFileError):
+                raise UnveilError(
+                    f"cannot read {url}: {_reason(error)}; use one that answers Range requests, or copy the tars here"
+                ) from error
+            if _is_final(error):
                 raise UnveilError(f"cannot read {url}: {_reason(error)}; check the address and your access") from error
             if attempt == TRIES:
                 raise UnveilError(
@@ -151,9 +165,34 @@ def _file_system(url: str) -> tuple["AbstractFileSystem", str]:
         raise UnveilError(f"{url} cannot be opened ({error}); addresses are {known}") from error
 
 
-def _reason(error: Exception) -> str:
+def _is_final(error: BaseException) -> bool:
+    """Whether the next try would end like this one."""
+    status = _status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in _TRY_LATER
+    # fsspec says that there is no such file of a web address whose server did not answer, too.
+    if type(error.__cause__).__module__.startswith("aiohttp"):
+        return False
+    return isinstance(error, _FINAL) or "Credentials" in type(error).__name__
+
+
+def _status(error: BaseException) -> int | None:
+    """HTTP's, of the answer that the error is about."""
+    for found in (error, error.__cause__):
+        if isinstance(status := getattr(found, "status", None), int):
+            return status
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    status = _status(error)
+    if status in _DENIED:
+        return f"the server refuses it (HTTP {status})"
+    if status is not None and status not in _MISSING:
+        return f"the server answers HTTP {status}"
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        cause = error.__cause__
+        return "there is no such file" if cause is None or _is_final(error) else _reason(cause)
     text = str(error).strip().split("\n")[0]
     return text if text and isinstance(error, OSError) else f"{type(error).__name__}: {text}".rstrip(": ")
 
@@ -165,8 +204,8 @@ def _nanoseconds(moment: Any) -> int:
         case int() | float():
             return int(moment * 1e9)
         case str():
-            try:
-                return int(datetime.fromisoformat(moment).timestamp() * 1e9)
-            except ValueError:
-                return 0
+            for parse in (datetime.fromisoformat, parsedate_to_datetime):
+                with suppress(ValueError):
+                    return int(parse(moment).timestamp() * 1e9)
+            return 0
     return 0
