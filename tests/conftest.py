@@ -18,6 +18,10 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    if PROCESSES > 1:
+        # A file's tests are all one process's: those that take long begin first, or it works alone at the end.
+        long = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in long)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
