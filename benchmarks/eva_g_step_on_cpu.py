@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from unveil.build.pretraining import build_pretext
+from unveil.build.pretext import build_pretext
 from unveil.config import EngineConfig, OptimizationConfig, PixelTarget, PretrainConfig, ViTConfig
 from unveil.data.order import sample_rng
 from unveil.engine import Parallel, train

@@ -28,7 +28,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from unveil.build import find_machine
-from unveil.build.pretraining import build_pretext, training_steps
+from unveil.build.pretext import build_pretext
+from unveil.build.pretraining import training_steps
 from unveil.config import EngineConfig, PixelTarget, PretrainConfig, ViTConfig
 from unveil.config.model import vit_base, vit_giant, vit_large
 from unveil.config.resolve import resolve

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unveil.build.pretraining import build_pretext
+from unveil.build.pretext import build_pretext
 from unveil.config import PretrainConfig, ViTConfig
 from unveil.models.vit import ViT
 from unveil.recipes import mae_base, mae_large

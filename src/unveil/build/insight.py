@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from unveil.build.common import build_source
-from unveil.build.pretraining import build_pretext, examples, teacher_size
+from unveil.build.pretext import build_pretext
+from unveil.build.pretraining import examples, teacher_size
 from unveil.config import PretrainConfig, UnveilError
 from unveil.data.normalization import normalize
 from unveil.data.sources.base import Source

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from unveil.build.classification import build_classification, training_view
 from unveil.build.common import build_training_loader
-from unveil.build.pretraining import Pretext, build_pretext, training_steps
+from unveil.build.pretext import Pretext, build_pretext
+from unveil.build.pretraining import training_steps
 from unveil.config import (
     ClassificationConfig,
     ClipTarget,
