@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.commands import Unveil
+from tests.flows.commands import Unveil, start
 from unveil.config import PretrainConfig
 from unveil.config.serialize import from_json
 from unveil.recipes import PRETRAINING
@@ -100,3 +100,13 @@ def test_what_is_written_can_be_trained_on(tmp_path: Path, unveil: Unveil) -> No
     trained = unveil("pretrain", tmp_path / "scenes/tars", "--out", tmp_path / "run", *quick)
     assert trained.status == 0, trained.err
     assert "images      10, about 32 x 32 px" in trained.out
+
+
+@pytest.mark.parametrize("command", [("recipes",), ("recipes", "eva_giant"), ("plan", "eva_giant", "--gpus", "8")])
+def test_whoever_reads_the_output_may_stop(command: tuple[str, ...]) -> None:
+    """As head does: no traceback, and the status that a shell gives to SIGPIPE."""
+    process = start(*command)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141

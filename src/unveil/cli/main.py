@@ -4,6 +4,7 @@ import functools
 import inspect
 import operator
 import os
+import select
 import sys
 import time
 from typing import Annotated, Any
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit.
 
     Status: 0 done, 1 something that a person can mend, 2 options that do not exist; stopped by Ctrl-C 130, by SIGTERM
-    143, after saving, so that the same command goes on; or, by a second Ctrl-C, at once.
+    143, after saving, so that the same command goes on; or, by a second Ctrl-C, at once; 141 where whoever read the
+    output has left.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     command = tyro.cli(
@@ -86,6 +88,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         status = command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
+        # What is still to be flushed when Python ends must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     except UnveilError as error:
         if os.environ.get("RANK", "0") != "0":
             # What all processes found, the first one says, and torchrun ends the others meanwhile.
@@ -96,6 +105,13 @@ def main(arguments: list[str] | None = None) -> None:
         print("unveil: stopped by Ctrl-C", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def nobody_reads() -> bool:
+    """Whether the output goes to a pipe that head, or a pager, has closed."""
+    pipe = select.poll()
+    pipe.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
 if __name__ == "__main__":
