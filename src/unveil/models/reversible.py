@@ -37,7 +37,8 @@ def recomputed(
     return dict(zip(computed, found, strict=True))
 
 
-@torch.compiler.disable
+# What torch.compiler.disable is, but without loading the compiler: seconds, of every command that never compiles.
+@torch._disable_dynamo
 def chained(
     columns: Sequence[Column],
     cells: tuple[Cells, ...],

@@ -81,6 +81,9 @@ class ViT(nn.Module):
 
     def _initialize(self) -> None:
         """Released pre-training code: normal cut at one standard deviation, not two; output layers scaled by depth."""
+        if self.cls_token.is_meta:
+            # There are no values; and to divide there loads sympy, seconds, whenever weights are read.
+            return
         std = self.config.init_std
         tokens = [self.cls_token, self.pos_embed, *([] if self.mask_token is None else [self.mask_token])]
         layers = [module for module in self.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
