@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from tests.distributed.processes import together
+from tests.engine.toy import CPU
 from unveil.build import build_classification, build_pretext
 from unveil.config import (
     ClassificationConfig,
@@ -23,11 +25,12 @@ from unveil.config import (
     ViTConfig,
 )
 from unveil.config.resolve import Run
-from unveil.engine import Precision, build_optimizer
+from unveil.engine import Parallel, Precision, build_optimizer
 from unveil.engine.averaging import WeightAverage
 from unveil.planning.cost import FULL, HALF_ON_PROCESSOR, PUBLISHED, Storage, block
 from unveil.planning.hardware import GIB, GPUS, RESERVED_GIB
-from unveil.planning.memory import Setting, memory
+from unveil.planning.memory import Memory, Setting, memory
+from unveil.planning.memory import Parallel as Kind
 from unveil.planning.networks import network_cost
 from unveil.planning.plan import plan
 from unveil.planning.teachers import teacher_of
@@ -40,8 +43,7 @@ OPTIMIZATION = OptimizationConfig(global_batch_size=BATCH, steps=10)
 PRETRAINING = PretrainConfig(recipe="x", model=MODEL, target=PixelTarget(), optimization=OPTIMIZATION)
 
 
-def measured_peak(config: PretrainConfig | ClassificationConfig, precision: Precision) -> int:
-    """Bytes at the fullest moment of the second step, by torch's memory tracker: it adds up storages, not pages."""
+def example_batch() -> dict[str, Any]:
     patches = MODEL.grid[0] * MODEL.grid[1]
     batch: dict[str, Any] = {
         "image": torch.randint(0, 256, (BATCH, 3, 64, 64), dtype=torch.uint8),
@@ -50,6 +52,15 @@ def measured_peak(config: PretrainConfig | ClassificationConfig, precision: Prec
         "mask": (torch.arange(patches) < 26).expand(BATCH, -1),
     }
     batch["hidden"], batch["hidden_weight"] = pad_hidden(batch["mask"], 26)
+    return batch
+
+
+def measured_peak(
+    config: PretrainConfig | ClassificationConfig, precision: Precision, parallel: Parallel = CPU
+) -> tuple[int, int]:
+    """Bytes at the fullest moment of the second step, and those of them that are the optimizer's, by torch's memory
+    tracker: it adds up storages, not pages."""
+    batch = example_batch()
     averages: list[Tensor] = []
     if isinstance(config, ClassificationConfig):
         task: Any = build_classification(config)
@@ -58,19 +69,26 @@ def measured_peak(config: PretrainConfig | ClassificationConfig, precision: Prec
         # The tracker knows no fixed parameters, which are small here: an autoencoder's positions.
         task = build_pretext(config).requires_grad_()
     task.train()
-    optimizer = build_optimizer(task, config.optimization.optimizer)
+    module = parallel.wrap(task, config.engine)
+    optimizer = build_optimizer(task, config.optimization.optimizer, divided=parallel.divides_optimizer(config.engine))
     tracker = MemTracker()
     tracker.track_external(task, optimizer, *averages, batch["image"], batch["mask"])
     for step in range(2):
         with tracker:
             with precision.autocast():
-                loss = task(batch)["loss"][0]
+                loss = module(batch)["loss"][0]
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if step == 0:
                 tracker.reset_mod_stats()
-    return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
+    return peak["Total"], next(size for kind, size in peak.items() if getattr(kind, "name", "") == "OPT")
+
+
+def planned(config: Any, storage: Storage, setting: Setting) -> Memory:
+    teacher = teacher_of(config) if isinstance(config, PretrainConfig) else None
+    return memory(config, setting, network_cost(config, storage, teacher, 2), teacher, storage)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +116,27 @@ def measured_peak(config: PretrainConfig | ClassificationConfig, precision: Prec
 )
 def test_planned_memory_is_within_15_percent_of_measured_peaks(config: Any, format: Any, storage: Storage) -> None:
     setting = Setting(gpus=1, parallel="ddp", layout="ours", micro_batch=BATCH, accumulation=1, shard_group=1)
-    teacher = teacher_of(config) if isinstance(config, PretrainConfig) else None
-    planned = memory(config, setting, network_cost(config, storage, teacher, 2), teacher, storage)
-    assert planned.total == pytest.approx(measured_peak(config, Precision(format, torch.device("cpu"))), rel=0.15)
+    peak, _ = measured_peak(config, Precision(format, torch.device("cpu")))
+    assert planned(config, storage, setting).total == pytest.approx(peak, rel=0.15)
+
+
+def by_kind(kinds: dict[Kind, PretrainConfig]) -> dict[Kind, tuple[int, int]]:
+    with Parallel.start("cpu") as parallel:
+        precision = Precision("fp32", parallel.device)
+        return {kind: measured_peak(config, precision, parallel) for kind, config in kinds.items()}
+
+
+def test_so_is_that_of_each_of_two_processes() -> None:
+    kinds: dict[Kind, PretrainConfig] = {
+        kind: replace(PRETRAINING, engine=EngineConfig(parallel=kind, precision="fp32"))
+        for kind in ("ddp", "zero1", "fsdp")
+    }
+    for found in together(2, by_kind, kinds):
+        for kind, config in kinds.items():
+            setting = Setting(gpus=2, parallel=kind, layout="ours", micro_batch=BATCH, accumulation=1, shard_group=2)
+            (peak, states), expected = found[kind], planned(config, FULL, setting)
+            assert expected.total == pytest.approx(peak, rel=0.15), kind
+            assert expected.optimizer == pytest.approx(states, rel=0.03), kind
 
 
 def published_block(x: Tensor, weights: dict[str, Tensor], heads: int) -> Tensor:
