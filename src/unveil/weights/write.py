@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,16 @@ def write_weights(path: Path, state: dict[str, Tensor], metadata: dict[str, str]
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
             save_file(plain, temporary, metadata=metadata)
+            _sort_metadata(temporary)
         else:
             torch.save(plain, temporary)
         os.replace(temporary, path)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if not isinstance(error, OSError | SafetensorError | RuntimeError):
+            raise
         raise UnveilError(f"{path} could not be written ({error}); free some space or give another place") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -107,6 +109,19 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sort_metadata(file: Path) -> None:
+    """safetensors writes it in an order drawn anew each time; equal weights shall be equal files."""
+    with file.open("r+b") as content:
+        (size,) = struct.unpack("<Q", content.read(8))
+        header = json.loads(content.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        # The same words take the same room; spaces behind them are the format's own padding.
+        if len(text) <= size:
+            content.seek(8)
+            content.write(text.ljust(size))
 
 
 def _alone(value: Tensor) -> Tensor:
