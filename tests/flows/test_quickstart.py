@@ -4,14 +4,18 @@ import base64
 import io
 import json
 import math
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from unveil.build.classification import finetune
 from unveil.build.clip_models import load_clip
 from unveil.config import BackboneConfig, ContrastiveConfig, FashionScenes, RevColV2Config, UnveilError
 from unveil.config.quickstart import QuickstartConfig
@@ -224,3 +228,42 @@ def test_chapters_fill_the_bar() -> None:
         with clock.chapter(name) as done:
             done(1.0)
     assert said == sorted(said) and said[-1] == pytest.approx(1.0)
+
+
+class Signalling:
+    """A sink that sends this process a signal at the first step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def start(self, step: int, total: int) -> None:
+        pass
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        if step == 1:
+            os.kill(os.getpid(), self.number)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_fine_tuning_that_was_stopped_is_not_measured(
+    number: int, ends: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def signalled(*arguments: Any, watchers: tuple[Any, ...], **options: Any) -> Any:
+        return finetune(*arguments, watchers=(*watchers, Signalling(number)), **options)
+
+    monkeypatch.setattr("unveil.quickstart.few_labels.finetune", signalled)
+    config = miniature()
+    (few,) = config.finetune
+    slow = replace(
+        few.pretrained,
+        optimization=replace(few.pretrained.optimization, steps=6),
+        engine=replace(few.pretrained.engine, log_every=1),
+    )
+    config = replace(config, finetune=(replace(few, pretrained=slow),), probe_seeds=1)
+    with Parallel.start("cpu") as parallel, pytest.raises(ends):
+        tell(config, data=None, out=tmp_path, parallel=parallel, progress=lambda *_: None)

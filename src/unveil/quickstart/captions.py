@@ -18,7 +18,7 @@ from unveil.data.samples.garments import COLOUR_NAMES
 from unveil.data.sources.base import Source
 from unveil.data.sources.class_captions import ClassCaptions
 from unveil.engine import Parallel, Precision
-from unveil.quickstart.story import BATCH, Search, StepReporter, Story, logged_losses
+from unveil.quickstart.story import BATCH, Search, StepReporter, Story, end_where_stopped, logged_losses
 from unveil.tasks.contrastive.embedder import Embedder
 from unveil.tasks.contrastive.held_out import pair_scores
 from unveil.tasks.contrastive.prompts import BLANK, fill
@@ -85,8 +85,7 @@ def compare_clips(
         _, outcome = train_clip(
             config, words.source, out=run, parallel=parallel, watchers=(reporter,), warn_of_repeats=False
         )
-        if outcome.stopped:
-            raise KeyboardInterrupt
+        end_where_stopped(outcome)
         clip = load_clip(run, device=str(parallel.device), precision=precision.format)
         scores, searches = _measure(clip, story, words)
         scores["training_loss"] = _last_losses(run)

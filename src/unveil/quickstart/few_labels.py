@@ -19,7 +19,7 @@ from unveil.models.backbone import Backbone, masked_backbone
 from unveil.models.revcolv2 import RevColV2
 from unveil.pretext.targets.cache import TargetCache
 from unveil.quickstart.images import labelled_batches
-from unveil.quickstart.story import BATCH, StepReporter, Story
+from unveil.quickstart.story import BATCH, StepReporter, Story, end_where_stopped
 from unveil.tasks.classification.frozen_features import few_labels, knn_accuracy, linear_probe
 
 
@@ -111,7 +111,8 @@ def compare_finetuning(
                 side = resolve(side, images=len(source), machine=find_machine(parallel))
                 before = spent
                 reporter = StepReporter(lambda share, b=before, s=_steps(side): done((b + share * s) / work))
-                task, _ = finetune(side, source, parallel=parallel, watchers=(reporter,))
+                task, outcome = finetune(side, source, parallel=parallel, watchers=(reporter,))
+                end_where_stopped(outcome)
                 accuracy = evaluate(task, labelled_batches(story.test), parallel, precision)["accuracy"]
                 results[str(few.labels)][name].append(accuracy)
                 spent += _steps(side)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unveil.config.quickstart import QuickstartConfig
 from unveil.data.sources.base import Source
+from unveil.engine import Outcome
 from unveil.pretext.masked_modelling import MaskedModelling
 
 Progress = Callable[[str, float], None]
@@ -20,6 +21,17 @@ Progress = Callable[[str, float], None]
 
 BATCH = 64
 """Images at a time without gradients: on a processor 1.4 times as fast as 256, whose maps do not fit the caches."""
+
+
+def end_where_stopped(outcome: Outcome) -> None:
+    """After each training: of one that a signal ended nothing may be measured.
+
+    Raises:
+        KeyboardInterrupt: that was Ctrl-C.
+        SystemExit: it was SIGTERM.
+    """
+    if outcome.stopped:
+        raise KeyboardInterrupt if outcome.by_keyboard else SystemExit(143)
 
 
 @dataclass(frozen=True)

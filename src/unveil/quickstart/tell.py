@@ -13,7 +13,7 @@ from unveil.pretext.masked_modelling import MaskedModelling
 from unveil.quickstart.captions import compare_clips
 from unveil.quickstart.few_labels import compare_finetuning, extract_all, probe
 from unveil.quickstart.images import open_data, read_images
-from unveil.quickstart.story import Clock, Progress, StepReporter, Story, logged_losses
+from unveil.quickstart.story import Clock, Progress, StepReporter, Story, end_where_stopped, logged_losses
 
 
 def tell(
@@ -64,8 +64,7 @@ def tell(
             watchers=(reporter,),
             on_cache=lambda count, total: done(ahead * count / total),
         )
-        if outcome.stopped:
-            raise KeyboardInterrupt
+        end_where_stopped(outcome)
     assert isinstance(task, MaskedModelling)
     story = Story(
         config=replace(config, pretrain=pretraining),
