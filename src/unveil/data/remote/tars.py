@@ -121,8 +121,10 @@ def expand_address(given: str) -> list[str]:
         return [given]
     found = [url for url in match(given) if _is_tar(url)]
     if not found:
-        what = "nothing that ends in .tar matches" if has_magic(given) else "there is no .tar below"
-        raise UnveilError(f"{what} {given}; give the address of WebDataset tars, such as {given.split('*')[0]}000.tar")
+        what, start = "there is no .tar below", f"{given.rstrip('/')}/"
+        if has_magic(given):
+            what, start = "nothing that ends in .tar matches", given.split("*")[0]
+        raise UnveilError(f"{what} {given}; give the address of WebDataset tars, such as {start}000.tar")
     return found
 
 
